@@ -1,0 +1,60 @@
+"""lowpose: human pose estimation for people a few dozen pixels tall. Importing it imports no torch.
+
+    import lowpose
+    poses = lowpose.load("weights.safetensors").predict(image, boxes)   # keypoints in picture pixels, scores in 0..1
+
+The public API is what `__all__` names; each name is imported at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "LowposeError": "lowpose.errors",
+    "PersonSample": "lowpose.samples",
+    "PoseData": "lowpose.samples",
+    "PoseResult": "lowpose.samples",
+    "RunConfig": "lowpose.config",
+    "Skeleton": "lowpose.skeletons",
+    "compare": "lowpose.compare",
+    "draw_poses": "lowpose.draw",
+    "evaluate": "lowpose.evaluate",
+    "get_skeleton": "lowpose.skeletons",
+    "info": "lowpose.info",
+    "list_recipes": "lowpose.listing",
+    "load": "lowpose.runtime",
+    "load_config": "lowpose.config",
+    "load_data": "lowpose.data",
+    "read_image": "lowpose.images",
+    "train": "lowpose.train",
+}
+__all__ = sorted([*_WHERE, "__version__"])
+
+if TYPE_CHECKING:
+    from lowpose.compare import compare
+    from lowpose.config import RunConfig, load_config
+    from lowpose.data import load_data
+    from lowpose.draw import draw_poses
+    from lowpose.errors import LowposeError
+    from lowpose.evaluate import evaluate
+    from lowpose.images import read_image
+    from lowpose.info import info
+    from lowpose.listing import list_recipes
+    from lowpose.runtime import load
+    from lowpose.samples import PersonSample, PoseData, PoseResult
+    from lowpose.skeletons import Skeleton, get_skeleton
+    from lowpose.train import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lowpose' has no attribute '{name}'")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,115 @@
+"""Cards: what was trained on what, how good it is, and what it costs; JSON for programs, Markdown for people."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lowpose import __version__
+from lowpose.config import RunConfig
+from lowpose.files import write_json, write_text
+from lowpose.samples import PoseData
+
+CONVENTION = "continuous pixels (pixel i covers [i, i+1)), also for recipes of published rows; see docs/conventions.md"
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "faster-coco-eval")
+
+
+def versions() -> dict[str, str]:
+    """Versions of lowpose, Python and the packages that decide a result."""
+    out = {"lowpose": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_card(config: RunConfig, data: PoseData, report: dict[str, Any], weights: Path, cost: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """A card as a mapping.
+
+    Args:
+        report: of `lowpose.evaluate`. cost: 'params' and 'macs'. facts: anything else worth stating (step, command, notes).
+    """
+    card = {
+        "name": config.name,
+        "weights": {"file": weights.name, "sha256": sha256(weights)},
+        "trained_on": {"kind": config.data.kind, "split": config.data.train, "epochs": config.train.epochs, "seed": config.train.seed},
+        "measured_on": {"kind": data.kind, "split": data.split, "persons": len(data), "boxes": data.boxes, "protocol": data.protocol},
+        "input": {"size": list(config.input.size), "padding": config.input.padding, "resample": config.input.resample},
+        "flip_test": config.eval.flip,
+        "metrics": report["metrics"],
+        "groups": report.get("groups", {}),
+        "cost": cost,
+        "skipped_pictures": report.get("skipped_pictures", []),
+        "convention": CONVENTION,
+        "versions": versions(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "recipe": config.model_dump(mode="json", exclude_none=True),
+    }
+    if config.paper is not None:
+        card["paper"] = config.paper.model_dump(exclude_none=True)
+    return card | facts
+
+
+def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:
+    write_json(folder / f"{stem}.json", card)
+    write_text(folder / f"{stem}.md", markdown(card))
+
+
+def interval(metric: dict[str, Any]) -> str:
+    """'53.0 [51.9, 54.1]', or the value alone where there is no interval."""
+    if metric.get("value") is None:
+        return "not defined"
+    digits = 2
+    text = f"{metric['value']:.{digits}f}"
+    if metric.get("low") is not None and metric.get("high") is not None:
+        text += f" [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    return text
+
+
+def markdown(card: dict[str, Any]) -> str:
+    m, i, t = card["measured_on"], card["input"], card["trained_on"]
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}. Measured on {m['kind']} `{m['split']}`: "
+        f"{m['persons']} persons, boxes: {m['boxes']}, protocol: {m['protocol']}.",
+        f"Input {i['size'][0]}x{i['size'][1]} pixels (width x height), padding {i['padding']}, resampling `{i['resample']}`, "
+        f"flip test {'on' if card['flip_test'] else 'off'}.",
+        f"Cost: {card['cost']['params'] / 1e6:.2f}M parameters, {card['cost']['macs'] / 1e9:.3f} GMAC.",
+        "",
+        "| metric | value [95% interval over persons] | n |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
+    if "paper" in card:
+        p = card["paper"]
+        value = "not printed for this size" if p.get("value") is None else p["value"]
+        lines += ["", f"Published: {p['title']}, {p['table']}, {p['row']}: {p['metric']} {value}."]
+        lines += [f"Note: {p['note']}"] if p.get("note") else []
+    groups = {k: v for k, v in card["groups"].items() if v}
+    if groups:
+        names = list(next(iter(groups.values())))
+        lines += ["", "| by joint | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += [f"| {k} | " + " | ".join(_number(v.get(n)) for n in names) + " |" for k, v in groups.items()]
+    if card["skipped_pictures"]:
+        lines += ["", f"Pictures that could not be read: {len(card['skipped_pictures'])}"]
+        lines += [f"- {line}" for line in card["skipped_pictures"][:10]]
+    lines += ["", f"Coordinates: {card['convention']}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()) + "."]
+    if card.get("command"):
+        lines += ["", "```", card["command"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("value")
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,135 @@
+"""Weights files (safetensors, with recipe and skeleton inside) and whole training states.
+
+Nothing is ever unpickled: states are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lowpose import __version__
+from lowpose.config import RunConfig, parse_config
+from lowpose.errors import LowposeError
+from lowpose.files import whole
+from lowpose.nn.model import PoseModel, build_model
+from lowpose.skeletons import Skeleton
+
+WEIGHTS = "weights.safetensors"
+STATE = "state.pt"
+
+
+def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skeleton, half: bool = False, **facts: Any) -> None:
+    """One file with tensors, recipe and skeleton; `half` stores floats as fp16. Appears whole or not at all."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    about = {"version": __version__, "config": config.model_dump(mode="json", exclude_none=True), "skeleton": skeleton.to_dict(), **facts}
+    with whole(path) as aside:
+        save_file(state, str(aside), {"lowpose": json.dumps(about)})
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and what the file says about itself: 'config', 'skeleton', 'version', ...
+
+    Raises: LowposeError for a file that is missing or not lowpose's.
+    """
+    path = weights_path(path)
+    try:
+        with safe_open(str(path), "pt") as f:
+            about = (f.metadata() or {}).get("lowpose")
+            state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise LowposeError(f"{path}: not a readable safetensors file ({str(e).splitlines()[0]})") from None
+    if about is None:
+        raise LowposeError(f"{path}: not weights of lowpose (no recipe inside); for a backbone's weights use model.pretrained={path}")
+    return state, json.loads(about)
+
+
+def weights_path(path: str | Path) -> Path:
+    """The weights file of a run folder or a path. Raises: LowposeError if there is none."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise LowposeError(f"{path}: a run folder without {WEIGHTS}; has its training ended?")
+        return path / WEIGHTS
+    if not path.is_file():
+        raise LowposeError(f"{path}: no such weights file or run folder")
+    return path
+
+
+def load_model(path: str | Path) -> tuple[PoseModel, RunConfig]:
+    """The model of a weights file or run folder, in eval mode, float32.
+
+    Raises: LowposeError for a file that does not fit the model that its recipe describes.
+    """
+    state, about = read_weights(path)
+    config = parse_config(about["config"], str(path))
+    config = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+    model = build_model(config, Skeleton.from_dict(about["skeleton"], str(path)))
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        detail = " ".join(str(e).split())[:200]
+        raise LowposeError(f"{path}: does not fit its own recipe ({detail})") from None
+    return model.eval(), config
+
+
+def initialise(model: PoseModel, path: str | Path) -> list[str]:
+    """Start from other weights: same names and shapes are taken, per-keypoint tensors row by row by keypoint name.
+
+    Returns: the model's tensors (and keypoints of tensors) that were not loaded.
+    Raises: LowposeError if nothing fits, or no keypoint name is shared.
+    """
+    state, about = read_weights(path)
+    source = Skeleton.from_dict(about["skeleton"], str(path))
+    shared = [(i, source.keypoints.index(n)) for i, n in enumerate(model.skeleton.keypoints) if n in source.keypoints]
+    if not shared:
+        raise LowposeError(
+            f"{path}: weights for skeleton '{source.name}' ({', '.join(source.keypoints[:4])}, ...) share no keypoint "
+            f"with '{model.skeleton.name}' ({', '.join(model.skeleton.keypoints[:4])}, ...)"
+        )
+    missing, taken = [], 0
+    with torch.no_grad():
+        for name, own in model.state_dict().items():
+            given = state.get(name)
+            groups = model.head.per_keypoint.get(name.removeprefix("head."))
+            if given is None:
+                missing.append(name)
+            elif groups and given.shape[1:] == own.shape[1:] and len(given) == groups * len(source):
+                rows_to, rows_from = zip(*shared, strict=True)
+                own.view(groups, len(model.skeleton), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(source), -1)[:, list(rows_from)]
+                missing += [f"{name}[{n}]" for n in model.skeleton.keypoints if n not in source.keypoints]
+                taken += 1
+            elif given.shape == own.shape and not groups:
+                own.copy_(given)
+                taken += 1
+            else:
+                missing.append(f"{name} (here {tuple(own.shape)}, there {tuple(given.shape)})")
+    if taken == 0:
+        raise LowposeError(f"{path}: none of its {len(state)} tensors fits this model; another backbone or head?")
+    return missing
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """The whole training state, written aside and renamed."""
+    with whole(folder / STATE) as aside:
+        torch.save(state, aside)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The last whole training state of a run folder; None if it has none yet."""
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged zip raises many kinds
+        raise LowposeError(f"{path}: not a readable training state ({type(e).__name__}); delete it to start again") from None

@@ -1,0 +1,277 @@
+"""The `lowpose` command: each verb is a few lines over the public API. A LowposeError is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from lowpose import __version__
+from lowpose.errors import LowposeError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=(
+    "Human pose estimation for people a few dozen pixels tall."
+))  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: check what is there, get what is not.")
+app.add_typer(data_app, name="data")
+console = Console()
+errors = Console(stderr=True)
+# typer brings its own copy of click in some versions and the package in others
+UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides of the recipe, as train.epochs=10")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Entry point: runs a verb and turns errors that a user can act on into one line and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    try:
+        result = app(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except typer.Abort:
+        _fail("stopped", 130)
+    except UsageProblem as e:
+        if type(e).__name__ == "NoArgsIsHelpError":
+            print(e.format_message())
+            sys.exit(2)
+        _fail(e.format_message(), 2)
+    except LowposeError as e:
+        _fail(str(e), 2)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] == "lowpose":
+            raise
+        _fail(f"this needs '{e.name}', which is not installed: pip install 'lowpose[train]'", 2)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        _fail(f"{e.filename + ': ' if e.filename else ''}{e.strerror}", 2)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    errors.print(f"[red]error:[/red] {escape(' '.join(str(message).split()))}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _command() -> str:
+    """The command line, as a card states it; paths of this machine are shortened to their last two parts."""
+    words = [w if not w.startswith("/") else "/".join(Path(w).parts[-2:]) for w in sys.argv[1:]]
+    return shlex.join(["lowpose", *words])
+
+
+@app.command()
+def version() -> None:
+    """Versions of lowpose and of what it stands on."""
+    from lowpose.cards import versions
+
+    for name, number in versions().items():
+        console.print(f"{name} {number}")
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that ship with the package, with the published rows that they stand for."""
+    from lowpose.listing import list_recipes
+
+    rows = list_recipes()
+    if as_json:
+        return _print_json(rows)
+    table = Table("recipe", "head", "published row", "metric", "value")
+    for r in rows:
+        p = r.get("paper", {})
+        value = "" if not p else ("not printed" if p.get("value") is None else str(p["value"]))
+        table.add_row(r["name"], r["head"], f"{p['title']}, {p['table']}: {p['row']}" if p else "ours", p.get("metric", ""), value)
+    console.print(table)
+
+
+@app.command()
+def info(recipe: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Parameters and multiply-accumulates of a recipe's model, by part."""
+    from lowpose.info import info as find
+
+    found = find(recipe, overrides or [])
+    if as_json:
+        return _print_json(found)
+    table = Table("part", "parameters", "MACs", title=f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {found['skeleton']}")
+    for part, params in found["params_by_part"].items():
+        table.add_row(part, f"{params:,}", f"{found['macs_by_part'].get(part, 0):,}")
+    table.add_row("all", f"{found['params']:,}", f"{found['macs']:,}", style="bold")
+    table.add_row("norms (beside)", "", f"{found['norm_macs']:,}")
+    console.print(table)
+    if "paper" in found:
+        p = found["paper"]
+        console.print(f"{p['title']}, {p['table']}: {p['row']}: {p['metric']} {p.get('value', 'not printed')}")
+
+
+@app.command()
+def train(
+    recipe: str,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole state in the run folder.")] = False,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Leave after this many steps; the run can be resumed.")] = None,
+) -> None:
+    """Train a recipe, then measure it: weights, card, learning curve and logs in the run folder."""
+    from lowpose.checkpoint import WEIGHTS
+    from lowpose.config import load_config
+    from lowpose.evaluate import evaluate as measure
+    from lowpose.plots import learning_curve
+    from lowpose.train import is_main_process
+    from lowpose.train import train as run
+
+    folder = run(load_config(recipe, overrides or []), out, resume, stop_after)
+    if not is_main_process():
+        return
+    learning_curve(folder)
+    if not (folder / WEIGHTS).is_file():
+        console.print(f"stopped early; continue with --resume --out {folder}")
+        return
+    _print_card(measure(folder, command=_command()))
+    console.print(f"run folder: {folder}")
+
+
+@app.command(name="eval")
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    overrides: Overrides = None,
+    data: Annotated[str | None, typer.Option(help="KIND:ROOT; default the recipe's.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="'gt' or a detector's result file.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="Write COCO keypoint results to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the card; default beside the weights.")] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals.")] = 1000,
+) -> None:
+    """Measure a run or weights file: the data set's protocol with 95% intervals, as table and card."""
+    from lowpose.evaluate import evaluate as measure
+
+    card = measure(
+        weights, data, split, boxes=boxes, results=results, out=out, overrides=overrides or [], bootstrap=bootstrap, command=_command()
+    )
+    _print_card(card)
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    from lowpose.cards import interval
+
+    m = card["measured_on"]
+    table = Table("metric", "value [95% interval]", "n", title=f"{card['name']} on {m['kind']} {m['split']}, boxes: {m['boxes']}")
+    for name, value in card["metrics"].items():
+        table.add_row(name, interval(value), str(value.get("n", "")))
+    console.print(table)
+    if card["skipped_pictures"]:
+        errors.print(f"{len(card['skipped_pictures'])} pictures could not be read; the card names them")
+    if "paper" in card and card["paper"].get("value") is not None:
+        console.print(f"published: {card['paper']['metric']} {card['paper']['value']} ({card['paper']['title']}, {card['paper']['table']})")
+
+
+@app.command()
+def predict(
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders or videos.")],
+    weights: Annotated[Path, typer.Option(help="Run folder, weights file or exported .onnx file.")],
+    boxes: Annotated[str, typer.Option(help="'whole' (one person fills each picture) or a JSON or CSV file of boxes.")] = "whole",
+    out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
+    draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.2,
+) -> None:
+    """Predict poses in pictures, folders and videos: COCO results as JSON, and drawn overlays."""
+    from lowpose.predict import predict_sources
+    from lowpose.runtime import load
+
+    report = predict_sources(load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold)
+    console.print(f"{report.persons} persons in {report.frames} pictures or frames; {out / 'results.json'}")
+    if report.problems:
+        errors.print(f"{len(report.problems)} could not be read; they are named above")
+
+
+@app.command()
+def sheet(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default sheet.png beside the weights.")] = None,
+) -> None:
+    """Draw the best, median and worst validation predictions of a run on one sheet."""
+    from lowpose.sheet import draw_sheet
+
+    console.print(str(draw_sheet(weights, persons, out)))
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RECIPE RECIPE ... [key=value ...]", help="The first recipe is the baseline.")],
+    seeds: Annotated[str, typer.Option(help="Training seeds, as 0,1,2.")] = "0",
+    out: Annotated[Path, typer.Option(help="Folder of all runs; called again, it continues there.")] = Path("runs/compare"),
+    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples of the intervals.")] = 2000,
+) -> None:
+    """Train recipes under one budget, with the same seeds and views, and print differences with intervals."""
+    from lowpose.compare import cell
+    from lowpose.compare import compare as run
+
+    chosen = [n for n in names if "=" not in n]
+    try:
+        numbers = [int(s) for s in seeds.split(",")]
+    except ValueError:
+        raise LowposeError(f"--seeds {seeds}: give whole numbers, as 0,1,2") from None
+    result = run(chosen, numbers, out, [n for n in names if "=" in n], bootstrap)
+    metrics = [n for n in result["rows"][0]["metrics"] if not n.startswith("EPE")]
+    table = Table("recipe", "params M", "GMAC", *metrics)
+    for row in result["rows"]:
+        table.add_row(row["recipe"], f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}", *(cell(row["metrics"][m]) for m in metrics))
+    console.print(table)
+    console.print(f"{out / 'compare.md'}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 5.0,
+) -> None:
+    """Train, measure and predict on synthetic people at 32, 64 and 128 pixels; needs no data and no network."""
+    from lowpose.demo import run_demo
+
+    run_demo(out, minutes, console)
+
+
+@data_app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="KIND:ROOT, as coco:data/coco")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    boxes: Annotated[str, typer.Option(help="'gt' or a detector's result file.")] = "gt",
+    skeleton: Annotated[str | None, typer.Option(help="Built-in name or YAML file.")] = None,
+    decode: Annotated[bool, typer.Option(help="Decode every picture to find broken ones.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Read a data set and report what is in it, what is wrong with it, and how tall its people are."""
+    from lowpose.data import parse_source
+    from lowpose.data.check import check_data, print_report
+
+    kind, root = parse_source(source)
+    report = check_data(kind, root, split, boxes=boxes, skeleton=skeleton, decode=decode)
+    if as_json:
+        return _print_json(report.to_dict())
+    print_report(report, console)
+
+
+@data_app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="lspet, coco, mpii or crowdpose")],
+    target: Annotated[Path | None, typer.Option("--to", help="Folder; default data/NAME.")] = None,
+) -> None:
+    """Download a data set where there is a network: resumable, with sizes and hashes checked; prints the licence terms."""
+    from lowpose.data.get import get as download
+
+    download(name, target or Path("data") / name)

@@ -1,0 +1,268 @@
+"""RunConfig: what a recipe may say. Strict: an unknown key is an error that offers the nearest one.
+
+A recipe is YAML. `base: NAME` (or a list) names recipes whose values it starts from; `key.sub=value`
+overrides come last. The resolved recipe is written into the run folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lowpose.errors import LowposeError, did_you_mean
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Strict(BaseModel):
+    """Base of every config class: unknown keys are refused and values cannot change later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _size(value: tuple[int, int]) -> tuple[int, int]:
+    if min(value) < 8 or max(value) > 4096:
+        raise ValueError("width and height must be 8 to 4096 pixels")
+    return value
+
+
+class DataConfig(Strict):
+    """Where the persons come from. `kind` is a registered reader; `root` defaults to data/KIND."""
+
+    kind: str = "synthetic"
+    root: str | None = None
+    train: str = "train"
+    val: str = "val"
+    boxes: str = "gt"  # of the validation split: 'gt', or a detector's result file
+    skeleton: str | None = None  # built-in name or YAML file; default: the reader's own
+    options: dict[str, Any] = Field(default_factory=dict)  # of the reader, e.g. synthetic's count
+
+
+class CameraConfig(Strict):
+    """The far camera of `resample: camera`: a person `height` pixels tall, blurred, noisy, compressed."""
+
+    height: tuple[float, float] = (32, 32)  # least and most, pixels; drawn uniformly in the logarithm
+    blur: tuple[float, float] = (0.4, 0.8)  # Gaussian sigma, far-camera pixels
+    noise: tuple[float, float] = (0.0, 4.0)  # standard deviation, grey levels
+    jpeg: tuple[int, int] = (60, 95)  # quality
+
+
+class InputConfig(Strict):
+    size: Annotated[tuple[int, int], AfterValidator(_size)] = (64, 64)  # width, height
+    padding: float = Field(1.25, gt=0)
+    resample: Literal["area", "paper", "camera"] = "area"
+    camera: CameraConfig = CameraConfig()
+
+
+class AugmentConfig(Strict):
+    """Random views of the training crops; every draw is a function of (seed, epoch, sample, view)."""
+
+    scale: float = Field(0.25, ge=0, lt=1)  # factor clip(N(1, scale), 1 - scale, 1 + scale)
+    rotation: float = Field(30.0, ge=0)  # degrees, clip(N(0, rotation), -2 rotation, 2 rotation)
+    rotation_probability: float = Field(0.6, ge=0, le=1)
+    flip: float = Field(0.5, ge=0, le=1)
+    half_body: float = Field(0.0, ge=0, le=1)
+    half_body_joints: int = Field(8, ge=2)  # only with more labelled joints than this
+    shift: float = Field(0.0, ge=0, lt=1)  # of the box, uniform, as a share of its padded extent
+    colour: float = Field(0.0, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- colour
+
+
+class CacheConfig(Strict):
+    """Crop cache. `dir: null` keeps none; `reduced` stores smaller pixels (refused by `resample: paper`)."""
+
+    dir: str | None = None
+    reduced: bool = False
+
+
+class ModelConfig(Strict):
+    backbone: str = "resnet18"  # any timm model that gives feature maps
+    pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
+    neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
+    deconv: tuple[int, ...] = (256, 256, 256)
+
+
+class TrainConfig(Strict):
+    epochs: int = Field(210, ge=1)
+    batch_size: int = Field(128, ge=1)  # of all processes together
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["multistep", "cosine", "onecycle", "constant"] = "multistep"
+    milestones: tuple[int, ...] = (170, 200)  # epochs
+    gamma: float = Field(0.1, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    clip: float | None = Field(None, gt=0)  # norm of all gradients
+    ema: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = True
+    compile: bool = False
+    sync_bn: bool = False
+    freeze_bn: bool = False  # normalise with stored statistics; ranks then compute the same as one process
+    workers: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+    save_every: int = Field(500, ge=1)  # steps between whole training states
+    eval_every: int = Field(0, ge=0)  # epochs between validations while training; 0: only at the end
+    log_every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
+
+
+class EvalConfig(Strict):
+    flip: bool = True
+    batch_size: int = Field(128, ge=1)
+    nms: float = Field(0.9, gt=0, le=1)  # OKS threshold of non-maximum suppression among detector boxes
+    keypoint_threshold: float | None = None  # of the instance score; default: the head's published value
+
+
+class PaperConfig(Strict):
+    """The published row that a recipe stands for. `value: null`: the same method at a size that the table lacks."""
+
+    title: str
+    table: str
+    row: str
+    metric: str
+    value: float | None = None
+    params_m: float | None = None
+    gmacs: float | None = None
+    note: str | None = None
+
+
+class RunConfig(Strict):
+    name: str = "run"
+    task: Literal["pose"] = "pose"
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
+    augment: AugmentConfig = AugmentConfig()
+    cache: CacheConfig = CacheConfig()
+    model: ModelConfig = ModelConfig()
+    head: dict[str, Any] = Field(default_factory=lambda: {"name": "simcc"})  # 'name' and that head's settings
+    init: str | None = None  # weights to start from; joints are matched by name
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    paper: PaperConfig | None = None
+    note: str | None = None
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package, `DATA/METHOD_BACKBONE_SIZE`."""
+    found = (p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.yaml"))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def load_config(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """The recipe of this name or file, with `key.sub=value` overrides.
+
+    Raises: LowposeError for an unknown recipe or key (nearest name offered) or a value of the wrong kind.
+    """
+    return parse_config(apply_overrides(_read_recipe(recipe), overrides), str(recipe))
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """`values` with `key.sub=value` texts put in; the values are YAML."""
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise LowposeError(f"'{item}': an override is key=value, as train.epochs=10")
+        try:
+            _put(values, key.split("."), yaml.safe_load(text), item)
+        except yaml.YAMLError:
+            raise LowposeError(f"'{item}': the value is not YAML") from None
+    return values
+
+
+def parse_config(values: dict[str, Any], where: str) -> RunConfig:
+    """RunConfig from a mapping; head settings are checked by the head's own config class when the model is built."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as e:
+        raise LowposeError(f"{where}: {first_problem(e, RunConfig)}") from None
+
+
+def validate(config_class: type[Strict], values: dict[str, Any], where: str) -> Any:
+    """An instance of `config_class`. Raises: LowposeError with one line for the first problem."""
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as e:
+        raise LowposeError(f"{where}: {first_problem(e, config_class)}") from None
+
+
+def first_problem(error: ValidationError, config_class: type[BaseModel]) -> str:
+    """One line for the first problem that pydantic found, with the nearest key where one is unknown."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(str(problem['loc'][-1]), _keys_at(config_class, problem['loc'][:-1]))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}' = {problem['input']!r}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _keys_at(config_class: type[BaseModel], path: tuple) -> list[str]:
+    for part in path:
+        annotation = config_class.model_fields[part].annotation if part in config_class.model_fields else None
+        options = getattr(annotation, "__args__", ()) or (annotation,)
+        nested = [a for a in options if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not nested:
+            return []
+        config_class = nested[0]
+    return list(config_class.model_fields)
+
+
+def recipe_path(recipe: str | Path) -> Path:
+    """The YAML file of a recipe: a path, a run folder's recipe, or a name that ships with the package."""
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise LowposeError(f"{path}: no such recipe file")
+        return path
+    shipped = RECIPES / f"{recipe}.yaml"
+    if not shipped.is_file():
+        raise LowposeError(f"unknown recipe '{recipe}'{did_you_mean(str(recipe), recipe_names())} (see: lowpose recipes)")
+    return shipped
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise LowposeError(f"{path}: not YAML ({str(e).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise LowposeError(f"{path}: a recipe is a mapping of keys to values")
+    return values
+
+
+def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
+    values = read_yaml(recipe_path(recipe))
+    if depth > 8:
+        raise LowposeError(f"{recipe}: 'base' recipes form a circle")
+    bases = values.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = _merge(merged, _read_recipe(base, depth + 1))
+    merged = _merge(merged, values)
+    if depth == 0 and "name" not in merged:
+        merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
+    return merged
+
+
+def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    out = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        # another head (or data kind) has other settings: nothing of the base's may leak into it
+        other = both and any(k in value and value[k] != out[key].get(k) for k in ("name", "kind"))
+        out[key] = _merge(out[key], value) if both and not other else value
+    return out
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
+    values[path[-1]] = value
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)

@@ -1,0 +1,225 @@
+"""Crop cache: the native pixels around each person, decoded once into memory-mapped shards.
+
+Pixels are only translated, never resampled, with margin for the largest scale and rotation, so crops made
+from the cache are bit-equal to crops made from the pictures. `reduced` keeps block means of f x f pixels
+instead (f: as coarse as leaves two stored pixels per crop pixel at the largest magnification): smaller,
+close, not equal, and refused by `resample: paper`.
+
+    DIR/KIND-SPLIT-KEY/manifest.json   what it was made from; written last
+                       index.npy       (N, 8) int64 per person: shard, offset, x0, y0, width, height, factor, crc32
+                       shard-000.bin   uint8 RGB rows
+
+KEY hashes the annotation files, the size and time of every picture, the persons and the settings: a stale
+cache has another key. A file of the wrong length is noticed on opening and the cache rebuilt; a crop whose
+checksum differs is read from its picture instead, and the cache is rebuilt at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from lowpose import __version__
+from lowpose.config import AugmentConfig, CacheConfig, InputConfig
+from lowpose.data.augment import largest_region
+from lowpose.data.resample import Window, cut
+from lowpose.errors import LowposeError
+from lowpose.geometry import crop_region
+from lowpose.samples import PersonSample, PoseData
+
+VERSION = 1
+SHARD_BYTES = 256 << 20
+log = logging.getLogger("lowpose")
+
+
+class CropCache:
+    """Cached pixels of one split, in stored pixels (picture pixels divided by `factor`)."""
+
+    def __init__(self, folder: Path):
+        """Raises: ValueError if the folder does not hold a whole cache."""
+        self.folder = folder
+        manifest = json.loads((folder / "manifest.json").read_text())
+        self.index = np.load(folder / "index.npy")
+        self.broken: dict[str, str] = manifest["broken"]
+        self._maps: dict[int, np.ndarray] = {}
+        self._checked = np.zeros(len(self.index), bool)
+        for i, size in enumerate(manifest["shards"]):
+            if (folder / _shard(i)).stat().st_size != size:
+                raise ValueError(f"{_shard(i)} has the wrong length")
+        if len(self.index) != manifest["persons"]:
+            raise ValueError("index.npy has the wrong length")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def factor(self, i: int) -> int:
+        """Picture pixels per stored pixel: 1 unless the cache is reduced."""
+        return int(self.index[i, 6])
+
+    def window(self, i: int, window: Window) -> np.ndarray | None:
+        """What `cut(picture, window)` gives, in stored pixels of person i; None where the cache does not hold it."""
+        shard, offset, x0, y0, w, h, _, crc, width, height = (int(v) for v in self.index[i])
+        a, b, c, d = max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height)
+        if w == 0 or (a < c and b < d and (a < x0 or b < y0 or c > x0 + w or d > y0 + h)):
+            return None
+        if shard not in self._maps:
+            self._maps[shard] = np.memmap(self.folder / _shard(shard), np.uint8, "r")
+        flat = self._maps[shard][offset : offset + w * h * 3]
+        if not self._checked[i] and zlib.crc32(flat) != crc:
+            self._forget(i)
+            return None
+        self._checked[i] = True
+        return cut(flat.reshape(h, w, 3), window, (x0, y0))
+
+    def _forget(self, i: int) -> None:
+        log.warning("%s: crop %d is damaged; read from its picture instead, the cache is rebuilt at the next start", self.folder, i)
+        self.index[i, 4] = 0
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+
+
+def open_cache(data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> CropCache:
+    """The cache of a split, built where it is missing, stale or damaged. Safe while another process builds it too.
+
+    Raises: LowposeError if `reduced` is asked with `resample: paper`, or the folder cannot be written.
+    """
+    if config.reduced and settings.resample == "paper":
+        raise LowposeError("cache.reduced stores averaged pixels, which 'resample: paper' does not read; use cache.reduced=false")
+    facts = _facts(data, settings, augment, config)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config.dir) / f"{data.kind}-{Path(data.split).stem}-{key}"
+    cache = _open(folder)
+    return cache if cache is not None else _build(folder, facts, data, settings, augment, config)
+
+
+def _open(folder: Path) -> CropCache | None:
+    try:
+        return CropCache(folder)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, OSError, EOFError) as e:
+        log.warning("%s: %s; building the cache again", folder, e)
+        return None
+
+
+def _shard(i: int) -> str:
+    return f"shard-{i:03d}.bin"
+
+
+def _facts(data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> dict:
+    """Everything that the stored pixels depend on."""
+    persons = hashlib.sha256()
+    stamps: dict[str, list[int]] = {}
+    for s in data.samples:
+        persons.update(f"{s.image}|{s.id}|{s.box.tolist()}|{s.keypoints.tolist()}".encode())
+        path = Path(data.root) / s.image
+        if s.image not in stamps and path.is_file():
+            stat = path.stat()
+            stamps[s.image] = [stat.st_size, stat.st_mtime_ns]
+    files = {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in data.sources if p.is_file()}
+    region = {"padding": settings.padding, "aspect": settings.size[0] / settings.size[1]}
+    if augment is not None:
+        region |= augment.model_dump(include={"scale", "rotation", "rotation_probability", "shift"})
+    return {
+        "version": [VERSION, __version__],  # drawn people depend on the package itself
+        "kind": data.kind,
+        "split": data.split,
+        "sources": files,
+        "pictures": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
+        "persons": persons.hexdigest(),
+        "region": region,
+        "reduced": list(settings.size) if config.reduced else None,
+    }
+
+
+def _build(folder: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> CropCache:
+    aside = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        _write(aside, facts, data, settings, augment, config)
+        if folder.exists() and _open(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            aside.rename(folder)
+        except OSError:  # another process was quicker; its cache is the same
+            if _open(folder) is None:
+                raise
+    except OSError as e:
+        raise LowposeError(f"{folder}: the crop cache cannot be written ({e.strerror or e})") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return CropCache(folder)
+
+
+def _write(aside: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> None:
+    order = sorted(range(len(data)), key=lambda i: data.samples[i].image)  # each picture is decoded once
+    index = np.zeros((len(data), 10), np.int64)
+    broken: dict[str, str] = {}
+    shards: list[int] = []
+    current, image = None, None
+    out = None
+    try:
+        for i in track(order, "crop cache", disable=len(order) < 500, transient=True):
+            sample = data.samples[i]
+            if sample.image != current:
+                current, image = sample.image, _read(data, sample.image, broken)
+            if image is None:
+                continue
+            row, pixels = _stored_region(image, sample, data, settings, augment, config)
+            if out is None or shards[-1] + pixels.size > SHARD_BYTES:
+                if out is not None:
+                    out.close()
+                shards.append(0)
+                out = open(aside / _shard(len(shards) - 1), "wb")
+            index[i] = [len(shards) - 1, shards[-1], *row[:4], row[4], zlib.crc32(pixels), *row[5:]]
+            out.write(pixels)
+            shards[-1] += pixels.size
+    finally:
+        if out is not None:
+            out.close()
+    np.save(aside / "index.npy", index)
+    manifest = facts | {"persons": len(index), "shards": shards, "broken": broken}
+    (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _read(data: PoseData, key: str, broken: dict[str, str]) -> np.ndarray | None:
+    try:
+        return data.read(key)
+    except LowposeError as e:
+        broken[key] = str(e)
+        return None
+
+
+def _stored_region(image, sample: PersonSample, data: PoseData, settings, augment, config) -> tuple[list[int], np.ndarray]:
+    """[x0, y0, w, h, factor, picture width, picture height] in stored pixels, and the contiguous pixels."""
+    f = _reduction_factor(sample, settings, augment) if config.reduced else 1
+    image = block_mean(image, f)
+    height, width = image.shape[:2]
+    region = largest_region(sample, data.skeleton, settings.size, settings.padding, augment) / f
+    x0, y0 = (int(v) for v in np.clip(np.floor(region[:2]), 0, [max(width - 1, 0), max(height - 1, 0)]))
+    x1, y1 = (int(v) for v in np.clip(np.ceil(region[2:]), [x0 + 1, y0 + 1], [max(width, x0 + 1), max(height, y0 + 1)]))
+    pixels = np.ascontiguousarray(image[y0:y1, x0:x1])
+    return [x0, y0, pixels.shape[1], pixels.shape[0], f, width, height], pixels
+
+
+def _reduction_factor(sample: PersonSample, settings: InputConfig, augment: AugmentConfig | None) -> int:
+    _, extent = crop_region(sample.box, settings.size, settings.padding)
+    closest = 1 - (augment.scale if augment else 0)
+    return max(1, int(extent[0] * closest / settings.size[0] / 2))
+
+
+def block_mean(image: np.ndarray, f: int) -> np.ndarray:
+    """(ceil(H / f), ceil(W / f), 3) uint8 means of f x f pixels; border blocks repeat the last pixel."""
+    if f == 1:
+        return image
+    h, w = image.shape[:2]
+    padded = np.pad(image, ((0, -h % f), (0, -w % f), (0, 0)), mode="edge")
+    blocks = padded.reshape(padded.shape[0] // f, f, padded.shape[1] // f, f, 3)
+    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8)

@@ -1,0 +1,92 @@
+"""Named down-sampling policies: how the pixels of a crop are made from those of the picture.
+
+At 32 pixels this decides the result, so it is a setting that cards state:
+
+- `area`: anti-aliased. A warp to r times the crop size (r: the reduction rounded up), then the mean of
+  each r x r block, since OpenCV's warp has no area mode.
+- `paper`: one bilinear warp from the full picture, as published code does. It aliases.
+- `camera`: the person is first brought down to a chosen height with the blur, noise and JPEG of a far
+  camera, then resized to the crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from lowpose.config import CameraConfig, InputConfig
+from lowpose.geometry import Size, compose, covered, reduction, scaling, to_opencv, translation
+
+Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in picture pixels
+Source = Callable[[Window], np.ndarray]  # window -> (y1 - y0, x1 - x0, 3) uint8, 0 outside the picture
+
+
+def cut(image: np.ndarray, window: Window, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The pixels of a window of the picture; 0 where it reaches outside `image`, which starts at `origin`."""
+    x0, y0, x1, y1 = window[0] - origin[0], window[1] - origin[1], window[2] - origin[0], window[3] - origin[1]
+    h, w = image.shape[:2]
+    if x0 >= 0 and y0 >= 0 and x1 <= w and y1 <= h:
+        return image[y0:y1, x0:x1]
+    out = np.zeros((y1 - y0, x1 - x0, 3), np.uint8)
+    a, b, c, d = max(x0, 0), max(y0, 0), min(x1, w), min(y1, h)
+    if a < c and b < d:
+        out[b - y0 : d - y0, a - x0 : c - x0] = image[b:d, a:c]
+    return out
+
+
+def render(source: Source, matrix: np.ndarray, settings: InputConfig, size: Size, person_height: float, rng: np.random.Generator) -> np.ndarray:
+    """(h, w, 3) uint8 RGB crop.
+
+    Args:
+        source: gives pixels of the picture. matrix: (2, 3) picture -> crop of `size` (width, height).
+        person_height: of the box, picture pixels (for `camera`). rng: draws the camera's settings.
+    """
+    if settings.resample == "paper":
+        return _warp(source, matrix, size)
+    if settings.resample == "area":
+        return _area(source, matrix, size)
+    return _camera(source, matrix, size, settings.camera, person_height, rng)
+
+
+def _warp(source: Source, matrix: np.ndarray, size: Size) -> np.ndarray:
+    # the window depends on the crop alone, so that a cache and the picture give the same bits
+    window = covered(matrix, size)
+    local = compose(matrix, translation(window[0], window[1]))
+    return cv2.warpAffine(source(window), to_opencv(local), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _area(source: Source, matrix: np.ndarray, size: Size) -> np.ndarray:
+    r = max(1, math.ceil(reduction(matrix) - 1e-6))
+    if r == 1:
+        return _warp(source, matrix, size)
+    large = _warp(source, compose(scaling(r, r), matrix), (size[0] * r, size[1] * r))
+    return cv2.resize(large, size, interpolation=cv2.INTER_AREA)  # integer factor: the exact block mean
+
+
+def _camera(source: Source, matrix: np.ndarray, size: Size, camera: CameraConfig, person_height: float, rng) -> np.ndarray:
+    low, high = np.log(camera.height)
+    height = float(np.exp(rng.uniform(low, high)))
+    blur, noise = rng.uniform(*camera.blur), rng.uniform(*camera.noise)
+    quality = int(rng.integers(camera.jpeg[0], camera.jpeg[1] + 1))
+    shrink = min(1.0, height / max(person_height, 1.0))  # a person who is smaller already stays as small
+    k = max(shrink * reduction(matrix), 4 / min(size))  # far-camera pixels per crop pixel
+    far_size = (math.ceil(size[0] * k), math.ceil(size[1] * k))
+    far = _area(source, compose(scaling(k, k), matrix), far_size)
+    far = degrade(far, blur, noise, quality, rng)
+    back = to_opencv(scaling(1 / k, 1 / k))
+    if k <= 1:
+        return cv2.warpAffine(far, back, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return _area(lambda window: cut(far, window), scaling(1 / k, 1 / k), size)
+
+
+def degrade(image: np.ndarray, blur: float, noise: float, quality: int, rng: np.random.Generator) -> np.ndarray:
+    """A far camera's blur (Gaussian sigma, pixels), noise (standard deviation, grey levels) and JPEG quality."""
+    out = cv2.GaussianBlur(image, (0, 0), blur) if blur > 0 else image
+    if noise > 0:
+        out = np.clip(out + rng.normal(0, noise, out.shape), 0, 255).round().astype(np.uint8)
+    ok, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert ok, "OpenCV writes JPEG"
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]

@@ -1,0 +1,170 @@
+"""Run a model over a split and measure it: the protocol of the data set, with intervals, as a report."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from lowpose.cards import make_card, write_card
+from lowpose.checkpoint import load_model, read_weights, weights_path
+from lowpose.config import RunConfig, apply_overrides, parse_config
+from lowpose.data import load_data, parse_source
+from lowpose.data.cache import open_cache
+from lowpose.data.crops import CropReader
+from lowpose.errors import LowposeError
+from lowpose.files import whole, write_json
+from lowpose.geometry import invert, reduction, transform
+from lowpose.loader import evaluation_batches
+from lowpose.metrics import evaluate_predictions
+from lowpose.metrics.oks import coco_rows
+from lowpose.nn.cost import count
+from lowpose.nn.model import PoseModel
+from lowpose.samples import PoseData
+
+
+@dataclass
+class Predictions:
+    """Of one split, in its order.
+
+    Attributes:
+        keypoints: (N, K, 2) float64, picture pixels, (x, y). scores, published: (N, K) float32.
+        crop_scale: (N,) picture pixels per crop pixel. skipped: a line per picture that could not be read.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    published: np.ndarray
+    crop_scale: np.ndarray
+    skipped: list[str]
+
+
+def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: str | torch.device | None = None) -> Predictions:
+    """Plain crops of every person of a split through the model, with the flip test if the recipe has it."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    training, model = model.training, model.to(device).eval()
+    cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
+    reader = CropReader(data, config.input, None, config.train.seed, cache)
+    loader = evaluation_batches(reader, config.eval.batch_size, config.train.workers)
+    parts: list[tuple[np.ndarray, ...]] = []
+    skipped: list[str] = []
+    for batch in track(loader, "evaluate", disable=not sys.stderr.isatty(), transient=True):
+        decoded = model.predict(batch.images.to(device), flip=config.eval.flip)
+        points = transform(invert(batch.matrices), decoded.keypoints.cpu().numpy())
+        scale = np.array([reduction(m) for m in batch.matrices])
+        parts.append((points, decoded.scores.cpu().numpy(), decoded.published.cpu().numpy(), scale))
+        skipped += batch.errors
+    model.train(training)
+    return Predictions(*(np.concatenate(p) for p in zip(*parts, strict=True)), sorted(set(skipped)))
+
+
+def validation_data(config: RunConfig) -> PoseData:
+    d = config.data
+    return load_data(d.kind, d.root, d.val, boxes=d.boxes, skeleton=d.skeleton, options=d.options)
+
+
+def check_skeleton(model: PoseModel, data: PoseData) -> None:
+    """Raises: LowposeError if the weights predict other keypoints than the data set has."""
+    ours, theirs = model.skeleton.keypoints, data.skeleton.keypoints
+    if ours != theirs:
+        raise LowposeError(
+            f"weights for skeleton '{model.skeleton.name}' ({len(ours)} keypoints) do not fit data with '{data.skeleton.name}' "
+            f"({len(theirs)} keypoints); train on it, with init=WEIGHTS to carry over what both share"
+        )
+
+
+def evaluate_model(model: PoseModel, config: RunConfig, data: PoseData | None = None, bootstrap: int = 1000) -> dict[str, Any]:
+    """The report of `metrics.evaluate_predictions` for a model on a split (default: the recipe's validation split)."""
+    data = data or validation_data(config)
+    check_skeleton(model, data)
+    return measure(model, config, data, predict_split(model, data, config), bootstrap)
+
+
+def measure(model: PoseModel, config: RunConfig, data: PoseData, found: Predictions, bootstrap: int = 1000) -> dict[str, Any]:
+    report = evaluate_predictions(
+        data,
+        found.keypoints,
+        found.scores,
+        found.published,
+        keypoint_threshold=instance_threshold(model, config),
+        nms=config.eval.nms,
+        bootstrap=bootstrap,
+        crop_scale=found.crop_scale,
+    )
+    return report | {"skipped_pictures": found.skipped}
+
+
+def evaluate(
+    weights: str | Path,
+    source: str | None = None,
+    split: str | None = None,
+    *,
+    boxes: str | None = None,
+    results: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: tuple[str, ...] | list[str] = (),
+    bootstrap: int = 1000,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Measure a run or weights file on a data set; writes card.json, card.md and predictions.npz, returns the card.
+
+    Args:
+        weights: run folder or weights file. source: 'KIND:ROOT', default the recipe's validation data. split: its split.
+        boxes: 'gt' or a detector's result file. results: also write COCO result rows there.
+        out: folder of the card, default where the weights are; a card for other data than the recipe's is named after it.
+        overrides: of the recipe for this measurement, as 'input.resample=camera' or 'eval.flip=false'.
+
+    Raises: LowposeError for weights of another skeleton, data that cannot be read, or wrong overrides.
+    """
+    model, own = load_model(weights)
+    path = weights_path(weights)
+    config = parse_config(apply_overrides(own.model_dump(mode="json", exclude_none=True), overrides), "overrides")
+    kind, root = parse_source(source) if source else (config.data.kind, config.data.root)
+    same_kind = kind == config.data.kind
+    options = config.data.options if same_kind else {}
+    skeleton = config.data.skeleton if same_kind else None
+    box_source = boxes or (config.data.boxes if same_kind else "gt")
+    data = load_data(kind, root, split or (config.data.val if same_kind else "val"), boxes=box_source, skeleton=skeleton, options=options)
+    check_skeleton(model, data)
+    found = predict_split(model, data, config)
+    report = measure(model, config, data, found, bootstrap)
+    cost = count(model, config.input.size)
+    card = make_card(config, data, report, path, asdict(cost), **training_facts(path), command=command, overrides=list(overrides))
+    folder = Path(out) if out else path.parent
+    usual = same_kind and data.split == config.data.val and data.boxes in ("gt", "joints") and not overrides
+    stem = "card" if usual else f"card-{kind}-{Path(data.split).stem}" + ("-changed" if overrides else "")
+    write_card(folder, card, stem)
+    save_predictions(folder / f"{stem.replace('card', 'predictions')}.npz", data, found)
+    if results:
+        write_json(results, result_rows(model, config, data, found))
+    return card
+
+
+def training_facts(weights: Path) -> dict[str, Any]:
+    """What the weights file says of its training."""
+    about = read_weights(weights)[1]
+    return {k: about[k] for k in ("step", "not_loaded", "training") if about.get(k)}
+
+
+def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:
+    """ids (N,), keypoints (N, K, 2) picture pixels, scores and published (N, K), as float32 in one .npz."""
+    ids = np.array([s.id for s in data.samples])
+    arrays = {name: getattr(found, name).astype(np.float32) for name in ("keypoints", "scores", "published")}
+    with whole(path) as aside, open(aside, "wb") as f:
+        np.savez_compressed(f, ids=ids, **arrays)
+
+
+def result_rows(model: PoseModel, config: RunConfig, data: PoseData, found: Predictions) -> list[dict[str, Any]]:
+    """COCO keypoint results (-0.5 applied) after OKS-NMS: the very rows that AP is computed from."""
+    return coco_rows(data, found.keypoints, found.scores, found.published, instance_threshold(model, config), config.eval.nms)
+
+
+def instance_threshold(model: PoseModel, config: RunConfig) -> float:
+    """Keypoint scores above it count in the published instance score: the recipe's, or the head's published value."""
+    chosen = config.eval.keypoint_threshold
+    return model.head.published_threshold if chosen is None else chosen

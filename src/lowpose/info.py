@@ -1,0 +1,44 @@
+"""What a recipe's model costs, without training it or reading its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowpose import registry
+from lowpose.config import RunConfig, load_config
+from lowpose.nn.cost import count
+from lowpose.nn.model import build_model
+from lowpose.skeletons import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton, get_skeleton
+
+KIND_SKELETONS = {"coco": COCO17, "synthetic": COCO17, "crowdpose": CROWDPOSE14, "mpii": MPII16, "lsp": LSP14}
+
+
+def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dict[str, Any]:
+    """name, params, params_by_part, macs (products, FFT counted), macs_by_part, norm_macs and the `paper` block.
+
+    Raises: LowposeError for an unknown recipe, backbone or head, or a size that does not fit.
+    """
+    config = load_config(recipe, list(overrides))
+    plain = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+    skeleton = recipe_skeleton(config)
+    cost = count(build_model(plain, skeleton), config.input.size)
+    out = {
+        "name": config.name,
+        "size": list(config.input.size),
+        "skeleton": skeleton.name,
+        "params": cost.params,
+        "params_by_part": cost.params_by_part,
+        "macs": cost.macs,
+        "macs_by_part": cost.macs_by_part,
+        "norm_macs": cost.norm_macs,
+    }
+    if config.paper is not None:
+        out["paper"] = config.paper.model_dump(exclude_none=True)
+    return out
+
+
+def recipe_skeleton(config: RunConfig) -> Skeleton:
+    """The skeleton of a recipe's data, from its settings alone (a custom COCO file must name it with data.skeleton)."""
+    registry.find("data", config.data.kind)
+    return get_skeleton(config.data.skeleton) if config.data.skeleton else KIND_SKELETONS[config.data.kind]

@@ -1,0 +1,1 @@
+"""Networks: layers, backbones, heads, and the model that joins them. Torch begins here."""

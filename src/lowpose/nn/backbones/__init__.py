@@ -1,0 +1,126 @@
+"""Backbones: image -> one feature map. Shapes are found by running the network, never configured."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from lowpose.config import ModelConfig
+from lowpose.errors import LowposeError
+from lowpose.nn.backbones.timm_features import create_body, first_line
+from lowpose.nn.backbones.weights import load_weights
+from lowpose.nn.layers.deconv import deconv_neck
+
+TARGET_STRIDE = 4  # where the neck stops: the stride of the published pose networks
+
+
+class Backbone(nn.Module):
+    """`body` (a timm trunk), then `neck` (deconvolutions, or nothing), for pictures of one size.
+
+    Attributes: `channels` of the feature map, `feature_size` (w, h), `stride` (x, y) in input pixels per feature step,
+    `not_loaded`: entries of the weights file that the network has no place for (classifier, trimmed parts).
+
+    Where a side is no multiple of the body's stride, the body pads it at the right or bottom and the neck enlarges the
+    padding too; steps that lie wholly in the padding are cut off, so that feature step i stays over input pixel
+    i * stride: 48x64 through a ResNet and three deconvolutions is 12x16, not 16x16.
+    """
+
+    def __init__(self, body: nn.Module, neck: nn.Module, size: tuple[int, int]):
+        super().__init__()
+        self.body, self.neck = body, neck
+        _, *inner = output_shape(body, size)
+        self.channels, *outer = output_shape(nn.Sequential(body, neck), size)
+        covered = [_covered(*sides, body.reduction) for sides in zip(size, inner, outer, strict=True)]
+        self.feature_size = (covered[0], covered[1])
+        self._cut = covered != outer
+        self.stride = (size[0] / covered[0], size[1] / covered[1])
+        self.not_loaded: list[str] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) float, normalised -> (B, channels, h, w)."""
+        features = self.neck(self.body(images))
+        if self._cut:
+            w, h = self.feature_size
+            features = features[..., :h, :w]
+        return features
+
+
+def _covered(side: int, inner: int, outer: int, reduction: int) -> int:
+    """Steps of the neck's `outer` that begin inside the picture; all, where the body does not pad but stretches."""
+    if inner != math.ceil(side / reduction):
+        return outer
+    return min(outer, math.ceil(side * outer / (inner * reduction)))
+
+
+def build_backbone(config: ModelConfig, size: tuple[int, int]) -> Backbone:
+    """The backbone of `config` for crops of `size` (width, height), with its weights and its neck.
+
+    Raises: LowposeError for an unknown model, a size that does not fit it, a neck that makes no sense, weights that
+    cannot be had or do not fit.
+    """
+    body = create_body(config.backbone, size, pretrained=config.pretrained == "imagenet")
+    _check_fit(config.backbone, body, size)
+    backbone = Backbone(body, _build_neck(config, body, size), size)
+    if config.pretrained not in ("imagenet", "none"):
+        backbone.not_loaded = load_weights(body, config.backbone, config.pretrained)
+    return backbone
+
+
+def _build_neck(config: ModelConfig, body: nn.Module, size: tuple[int, int]) -> nn.Module:
+    stride, needed = body.reduction, 0
+    while stride / 2**needed > TARGET_STRIDE:
+        needed += 1
+    if config.neck == "none" or (config.neck == "auto" and needed == 0):
+        return nn.Identity()
+    if needed == 0:
+        raise LowposeError(f"model.neck=deconv: {config.backbone} ends at stride {stride} already; give auto or none")
+    if config.neck == "deconv" and not config.deconv:
+        raise LowposeError("model.neck=deconv: model.deconv is empty; give the width of each deconvolution")
+    if config.neck == "auto" and len(config.deconv) < needed:
+        raise LowposeError(
+            f"model.deconv has {len(config.deconv)} widths; {config.backbone} ends at stride {stride} "
+            f"and needs {needed} to reach stride {TARGET_STRIDE}"
+        )
+    widths = config.deconv[:needed] if config.neck == "auto" else config.deconv
+    return deconv_neck(output_shape(body, size)[0], widths)
+
+
+def output_shape(module: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(channels, width, height) of what `module` makes of one picture of `size`; nothing is computed (meta tensors)."""
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            picture = torch.empty(1, 3, size[1], size[0], device="meta")
+            features = torch.func.functional_call(module, {k: v.detach().to("meta") for k, v in tensors.items()}, (picture,))
+    finally:
+        for child, training in modes:
+            child.training = training
+    _, channels, height, width = features.shape
+    return channels, width, height
+
+
+def _misfit(body: nn.Module, size: tuple[int, int]) -> str:
+    """Why the network does not run at this size or leaves a part of the picture out; '' if it fits."""
+    try:
+        _, width, height = output_shape(body, size)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        return first_line(e)
+    if min(width, height) == 0 or width * body.reduction < size[0] or height * body.reduction < size[1]:
+        return f"its {width}x{height} feature map of stride {body.reduction} does not cover the picture"
+    return ""
+
+
+def _check_fit(name: str, body: nn.Module, size: tuple[int, int]) -> None:
+    reason = _misfit(body, size)
+    if not reason:
+        return
+    for multiple in (2, 4, 8, 16, 32, 64):
+        # odd multiples: a size that happens to be divisible further would prove nothing
+        if any(side % multiple for side in size) and not any(_misfit(body, (k * multiple, k * multiple)) for k in (1, 3, 5)):
+            reason = f"width and height must be multiples of {multiple}"
+            break
+    raise LowposeError(f"input {size[0]}x{size[1]} does not fit {name}: {reason}")

@@ -1,0 +1,1 @@
+"""One file per keypoint representation. A head owns its layers, targets, loss, decoding and flip (see base.py)."""

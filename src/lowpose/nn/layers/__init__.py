@@ -1,0 +1,1 @@
+"""Building blocks shared by several networks, one kind per file."""

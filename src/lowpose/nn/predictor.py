@@ -1,0 +1,28 @@
+"""Weights -> predictor, with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lowpose.checkpoint import load_model
+from lowpose.runtime import PosePredictor
+
+
+def load_torch(path: str | Path, flip: bool | None = None, device: str | None = None) -> PosePredictor:
+    """A predictor from weights or a run folder.
+
+    Args: flip: average with the mirror image; default as the recipe evaluates. device: default the GPU if there is one.
+    """
+    model, config = load_model(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device, memory_format=torch.channels_last)
+    flip = config.eval.flip if flip is None else flip
+
+    def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
+        return tuple(v.cpu().numpy() for v in model.predict(images, flip=flip))
+
+    return PosePredictor(infer, config.input, model.skeleton)

@@ -1,0 +1,142 @@
+"""Pictures and boxes -> poses. Needs no torch: `load` opens an exported file with onnxruntime, weights with torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowpose.config import InputConfig, validate
+from lowpose.data.augment import generator
+from lowpose.data.resample import cut, render
+from lowpose.errors import LowposeError
+from lowpose.geometry import crop_matrix, invert, transform
+from lowpose.samples import PoseResult
+from lowpose.skeletons import Skeleton
+
+Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class PosePredictor:
+    """Poses of persons in pictures; the crops are those of training and evaluation.
+
+    Attributes:
+        infer: (B, h, w, 3) uint8 RGB crops -> keypoints (B, K, 2) crop pixels, scores (B, K), published (B, K).
+        settings: crop size, padding and resampling. skeleton: names of the keypoints.
+    """
+
+    def __init__(self, infer: Infer, settings: InputConfig, skeleton: Skeleton, batch_size: int = 128):
+        self.infer, self.settings, self.skeleton, self.batch_size = infer, settings, skeleton, batch_size
+
+    def predict(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> PoseResult:
+        """The persons of one picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB. boxes: (P, 4) picture pixels, (x, y, width, height); default: one person who fills it.
+            box_scores: (P,) of the detector.
+
+        Raises: LowposeError for a picture or boxes of another form, or boxes without area.
+        """
+        return self.predict_many([(image, boxes, box_scores)])[0]
+
+    def predict_many(self, items: Sequence[tuple[np.ndarray, Any, Any]]) -> list[PoseResult]:
+        """As `predict` for (image, boxes, box_scores) of many pictures, batched over all their persons."""
+        items = [(check_image(image), *check_boxes(boxes, scores, image)) for image, boxes, scores in items]
+        size, padding = self.settings.size, self.settings.padding
+        matrices = [[crop_matrix(box, size, padding) for box in boxes] for _, boxes, _ in items]
+        crops = (
+            render(lambda w, image=image: cut(image, w), m, self.settings, size, float(box[3]), generator(0, 0, n, stream="pixels"))
+            for (image, boxes, _), ms in zip(items, matrices, strict=True)
+            for n, (box, m) in enumerate(zip(boxes, ms, strict=True))
+        )
+        flat = np.array([m for ms in matrices for m in ms]).reshape(-1, 2, 3)
+        keypoints, scores, published = self._infer_batched(crops, len(flat))
+        keypoints = transform(invert(flat), keypoints).astype(np.float32)
+        ends = np.cumsum([0, *(len(ms) for ms in matrices)])
+        return [
+            PoseResult(keypoints[a:b], scores[a:b], boxes, self.skeleton, box_scores, published[a:b])
+            for a, b, (_, boxes, box_scores) in zip(ends, ends[1:], items, strict=False)
+        ]
+
+    def _infer_batched(self, crops: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, ...]:
+        k = len(self.skeleton)
+        out = np.zeros((count, k, 2)), np.zeros((count, k), np.float32), np.zeros((count, k), np.float32)
+        crops = iter(crops)
+        for first in range(0, count, self.batch_size):
+            batch = np.stack([next(crops) for _ in range(min(self.batch_size, count - first))])
+            for whole, part in zip(out, self.infer(batch), strict=True):
+                whole[first : first + len(batch)] = part
+        return out
+
+
+def check_image(image: np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise LowposeError(f"a picture is (H, W, 3) uint8 RGB, not {found}; lowpose.read_image reads any file so")
+    if 0 in image.shape:
+        raise LowposeError(f"a picture must have pixels, not shape {image.shape}")
+    return image
+
+
+def check_boxes(boxes: Any, scores: Any, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 4) and (P,) float64. Raises: LowposeError naming the box that is wrong."""
+    if boxes is None:
+        boxes = [[0, 0, image.shape[1], image.shape[0]]]
+    try:
+        array = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) == 0 else np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty((0,))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise LowposeError(f"boxes are (P, 4): x, y, width, height in picture pixels, not shape {np.shape(boxes)}")
+    for i, box in enumerate(array):
+        if not np.isfinite(box).all() or min(box[2:]) <= 0:
+            raise LowposeError(f"box {i} = {box.tolist()} must be four finite numbers with width and height above 0")
+    weights = np.ones(len(array)) if scores is None else np.asarray(scores, np.float64)
+    if weights.shape != (len(array),):
+        raise LowposeError(f"{len(array)} boxes with {np.size(weights)} scores")
+    return array, weights
+
+
+def load(path: str | Path, **options: Any) -> PosePredictor:
+    """A predictor from an exported .onnx file (no torch), or from weights or a run folder (torch).
+
+    Args: options of `load_onnx` (threads) or of `lowpose.nn.predictor.load_torch` (flip, device).
+    Raises: LowposeError for a file that is missing or not lowpose's, or if torch is needed and absent.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        return load_onnx(path, **options)
+    try:
+        from lowpose.nn.predictor import load_torch
+    except ImportError as e:
+        raise LowposeError(f"{path}: weights need torch ({e.name} is missing): pip install 'lowpose[train]', or give an exported .onnx file") from None
+    return load_torch(path, **options)
+
+
+def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
+    """A predictor from a file that `lowpose export` wrote; `threads`: of onnxruntime, default its own choice."""
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise LowposeError(f"{path}: no such file")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime raises its own kinds
+        raise LowposeError(f"{path}: onnxruntime cannot open it ({str(e).splitlines()[0][:120]})") from None
+    about = session.get_modelmeta().custom_metadata_map.get("lowpose")
+    if about is None:
+        raise LowposeError(f"{path}: not a file of `lowpose export` (it says nothing about crops and keypoints)")
+    facts = json.loads(about)
+    settings = validate(InputConfig, facts["input"], str(path))
+
+    def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return tuple(session.run(["keypoints", "scores", "published"], {"images": crops}))
+
+    return PosePredictor(infer, settings, Skeleton.from_dict(facts["skeleton"], str(path)))

@@ -1,0 +1,284 @@
+"""The training loop, in one file.
+
+    lowpose train RECIPE [key=value ...]                                one process
+    accelerate launch --num_processes 2 -m lowpose train RECIPE ...     many (add --cpu for gloo)
+
+A run is a pure function of its recipe: batches depend on (seed, step), learning rates on the step. The whole state is
+written every `save_every` steps; after a kill, `--resume` continues from it and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from lowpose.checkpoint import STATE, WEIGHTS, initialise, load_state, save_state, save_weights
+from lowpose.config import RunConfig, TrainConfig, dump_config
+from lowpose.data import load_data
+from lowpose.data.cache import open_cache
+from lowpose.data.crops import CropReader
+from lowpose.errors import LowposeError
+from lowpose.evaluate import evaluate_model
+from lowpose.files import write_text
+from lowpose.loader import PoseBatch, TrainingOrder, training_loader
+from lowpose.nn.model import PoseModel, build_model
+from lowpose.progress import Log, TrainingProgress
+from lowpose.samples import PoseData
+
+
+def train(config: RunConfig, out: str | Path | None = None, resume: bool = False, stop_after: int | None = None) -> Path:
+    """Train a recipe; returns the run folder with weights.safetensors and metrics.jsonl.
+
+    Args:
+        out: run folder, default runs/NAME. resume: continue from its last whole state, if it has one.
+        stop_after: leave after this many steps (a budget); the state is saved, the run can be resumed.
+
+    Raises: LowposeError for wrong input, a folder that holds another run, or a loss that is not finite.
+    """
+    folder = Path(out) if out else Path("runs") / config.name
+    run = Run(config, folder, resume)
+    run.loop(stop_after)
+    return folder
+
+
+class Run:
+    """Everything that one training run holds."""
+
+    def __init__(self, config: RunConfig, folder: Path, resume: bool):
+        self.config, self.folder, self.t = config, folder, config.train
+        torch.manual_seed(self.t.seed)
+        self.accelerator = Accelerator(mixed_precision=self.t.precision)
+        check_folder(folder, config, resume)
+        self.data = training_data(config)
+        self.reader = self._reader()
+        model = build_model(config, self.data.skeleton)
+        self.not_loaded = initialise(model, config.init) if config.init else []
+        prepare_model(model, self.t, self.accelerator.device)
+        self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
+        optimizer = make_optimizer(model, self.t)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.step = 0
+        self.skipped: set[str] = set()
+        ranks = self.accelerator.num_processes
+        self.order = TrainingOrder(len(self.data), self.t.batch_size, self.t.seed, 0, 0, self.accelerator.process_index, ranks)
+        self.total = self.t.epochs * self.order.steps_per_epoch
+        state = load_state(folder) if resume else None
+        if state is not None:
+            self._restore(state)
+        self.log = Log(folder, state["log_bytes"] if state else 0, self.step) if self.accelerator.is_main_process else None
+
+    @property
+    def bare(self) -> PoseModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def result(self) -> nn.Module:
+        """The weights that are reported: the last EMA if there is one, never the best on validation."""
+        return self.ema.module if self.ema else self.bare
+
+    def _reader(self) -> CropReader:
+        c = self.config
+        if c.cache.dir is None:
+            return CropReader(self.data, c.input, c.augment, self.t.seed)
+        with self.accelerator.main_process_first():
+            cache = open_cache(self.data, c.input, c.augment, c.cache)
+        return CropReader(self.data, c.input, c.augment, self.t.seed, cache)
+
+    def loop(self, stop_after: int | None = None) -> None:
+        self.order.start, self.order.total = self.step, self.total
+        if stop_after is not None:
+            self.order.total = min(self.total, self.step + stop_after)
+        pin = self.accelerator.device.type == "cuda"
+        set_training(self.model, self.t)
+        with TrainingProgress(self.step, self.total, self.t.batch_size, self.accelerator.is_main_process) as progress:
+            for batch in training_loader(self.reader, self.order, self.t.workers, pin):
+                terms, lr = self._step(batch.to(self.accelerator.device))
+                self.step += 1
+                progress.update(self.step, terms)
+                self._after_step(terms, lr, progress)
+        if self.order.total % self.t.save_every:
+            self._save()
+        if self.step == self.total and self.accelerator.is_main_process:
+            save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, step=self.step, not_loaded=self.not_loaded)
+        if self.log:
+            self.log.close()
+        self.accelerator.wait_for_everyone()
+
+    def _step(self, batch: PoseBatch) -> tuple[dict[str, float], float]:
+        """One update; returns the loss terms of the global batch, by name, and the learning rate."""
+        lr = self.t.lr * learning_rate_factor(self.t, self.step, self.total, self.order.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.skipped.update(batch.errors)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms, count = compute_loss(self.model, self.bare.head, batch, self.accelerator.autocast)
+        reduced = self.accelerator.reduce(torch.stack([count, *(v.detach() for v in terms.values())]), "sum")
+        joints = reduced[0].clamp(min=1)
+        # DDP averages gradients over processes; this makes the sum over all joints divided by their global number
+        loss = sum(terms.values()) / joints * self.accelerator.num_processes
+        values = dict(zip(terms, (reduced[1:] / joints).tolist(), strict=True))
+        values = {"loss": sum(values.values())} | values
+        if not math.isfinite(values["loss"]):
+            self._refuse(values["loss"])
+        self.accelerator.backward(loss)
+        if self.t.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.t.clip)
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.bare, step=self.step)
+        return values, lr
+
+    def _refuse(self, loss: float) -> None:
+        kept = f"the last good state is {self.folder / STATE}" if (self.folder / STATE).is_file() else "no state was saved yet"
+        if self.log:
+            self.log.close()
+        raise LowposeError(f"the loss became {loss} at step {self.step + 1}; {kept}. Lower train.lr, set train.clip or train.precision=no")
+
+    def _after_step(self, terms: dict[str, float], lr: float, progress: TrainingProgress) -> None:
+        epoch_ends = self.step % self.order.steps_per_epoch == 0
+        if self.log and (self.step % self.t.log_every == 0 or self.step == self.total):
+            epoch = self.step / self.order.steps_per_epoch
+            self.log.write({"step": self.step, "epoch": round(epoch, 4), **terms, "lr": lr, "images_per_s": round(progress.rate, 1)})
+        if epoch_ends and self.t.eval_every and (self.step // self.order.steps_per_epoch) % self.t.eval_every == 0:
+            self._validate()
+        if self.step % self.t.save_every == 0:
+            self._save()
+
+    def _validate(self) -> None:
+        """Metrics of the current result weights on the validation split, into the log; nothing is chosen by them."""
+        if self.log:
+
+
+            report = evaluate_model(self.result, self.config, bootstrap=0)
+            self.log.write({"step": self.step, "val": {k: v["value"] for k, v in report["metrics"].items()}})
+            set_training(self.model, self.t)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        weights = self.bare.state_dict()
+        if not all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point()):
+            self._refuse(float("nan"))
+        save_state(self.folder, {
+            "step": self.step,
+            "recipe": recipe_key(self.config),
+            "model": weights,
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "log_bytes": self.log.size() if self.log else 0,
+            "skipped": sorted(self.skipped),
+        })  # fmt: skip
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.bare.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.step, self.skipped = state["step"], set(state["skipped"])
+
+
+def training_data(config: RunConfig) -> PoseData:
+    d = config.data
+    data = load_data(d.kind, d.root, d.train, skeleton=d.skeleton, options=d.options)
+    if not any(s.labelled.any() for s in data.samples):
+        raise LowposeError(f"{d.kind}:{data.root}: split '{d.train}' has no labelled joints to train on")
+    return data
+
+
+def compute_loss(model: nn.Module, head: nn.Module, batch: PoseBatch, autocast: Callable) -> tuple[dict[str, Tensor], Tensor]:
+    """Named terms, each summed over the joints of this batch, and the number of joints that carry weight."""
+    with autocast():
+        outputs = model(batch.images)
+    outputs = {name: value.float() for name, value in outputs.items()}
+    targets, weight = head.targets(batch.keypoints, batch.weight)
+    return head.loss(outputs, targets, weight), weight.sum()
+
+
+def prepare_model(model: PoseModel, t: TrainConfig, device: torch.device) -> None:
+    if t.sync_bn:
+        if device.type != "cuda":
+            raise LowposeError("train.sync_bn needs GPUs; on a CPU statistics are per process, or fixed with train.freeze_bn=true")
+        model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+    if t.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.to(device)
+    if t.compile:
+        model.compile()
+
+
+def set_training(model: nn.Module, t: TrainConfig) -> None:
+    model.train()
+    if t.freeze_bn:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD (momentum 0.9); weight decay leaves out norms and biases."""
+    groups = param_groups_weight_decay(model, t.weight_decay) if t.weight_decay else [{"params": list(model.parameters())}]
+    if t.optimizer == "sgd":
+        return torch.optim.SGD(groups, t.lr, momentum=0.9, nesterov=True)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[t.optimizer](groups, t.lr, weight_decay=t.weight_decay)
+
+
+def learning_rate_factor(t: TrainConfig, step: int, total: int, steps_per_epoch: int) -> float:
+    """Share of `train.lr` at a step: a function of the step alone, so nothing needs to be stored to resume.
+
+    onecycle: cosine from 1/25 up over the first 30% of the steps, cosine down to 1/250,000 (L. N. Smith 2018, as in torch).
+    """
+    if step < t.warmup_steps:
+        return (step + 1) / t.warmup_steps
+    if t.schedule == "multistep":
+        return t.gamma ** sum(step // steps_per_epoch >= m for m in t.milestones)
+    if t.schedule == "cosine":
+        done = (step - t.warmup_steps) / max(1, total - t.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if t.schedule == "onecycle":
+        up, last = 0.3 * total - 1, total - 1
+        low, high, done = (1 / 25, 1.0, step / up) if step <= up else (1.0, 1 / 250000, (step - up) / (last - up))
+        return high + (low - high) / 2 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def recipe_key(config: RunConfig) -> str:
+    """What must be the same for a run to be resumed: the recipe without what only paces or places it."""
+    values = config.model_dump(mode="json", exclude={"cache", "paper", "note", "eval", "name"})
+    for pace in ("save_every", "log_every", "workers", "eval_every"):
+        values["train"].pop(pace)
+    values["data"].pop("root")
+    return json.dumps(values, sort_keys=True)
+
+
+def check_folder(folder: Path, config: RunConfig, resume: bool) -> None:
+    """The run folder is new, or holds this very run. Raises: LowposeError otherwise."""
+    if resume:
+        state = load_state(folder)
+        if state is not None and state["recipe"] != recipe_key(config):
+            raise LowposeError(f"{folder}: holds a run of another recipe (see its recipe.yaml); give another --out")
+    elif (folder / STATE).exists() or (folder / WEIGHTS).exists():
+        raise LowposeError(f"{folder}: holds a run already; give --resume to continue it or another --out")
+    write_text(folder / "recipe.yaml", dump_config(config))
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes (rank 0, or the only one)."""
+    return PartialState().is_main_process
