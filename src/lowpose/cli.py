@@ -269,9 +269,9 @@ def check(
 @data_app.command()
 def get(
     name: Annotated[str, typer.Argument(help="lspet, coco, mpii or crowdpose")],
-    target: Annotated[Path | None, typer.Option("--to", help="Folder; default data/NAME.")] = None,
+    target: Annotated[Path | None, typer.Option("--to", help="Folder; default where the recipes look for it.")] = None,
 ) -> None:
     """Download a data set where there is a network: resumable, with sizes and hashes checked; prints the licence terms."""
     from lowpose.data.get import get as download
 
-    download(name, target or Path("data") / name)
+    console.print(f"{download(name, target, console=console)}")

@@ -55,16 +55,14 @@ def scaling(x: float, y: float) -> np.ndarray:
     return np.array([[x, 0.0, 0.0], [0.0, y, 0.0]])
 
 
-def _square(m: np.ndarray) -> np.ndarray:
-    return np.vstack([m, [0.0, 0.0, 1.0]])
-
-
 def compose(*matrices: np.ndarray) -> np.ndarray:
     """The (2, 3) map that applies the last matrix first: compose(A, B)(x) = A(B(x))."""
-    out = np.eye(3)
-    for m in matrices:
-        out = out @ _square(m)
-    return out[:2]
+    out = matrices[0]
+    for m in matrices[1:]:
+        last = out[:, 2]
+        out = out[:, :2] @ m
+        out[:, 2] += last
+    return out
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from lowpose.geometry import crop_matrix, invert, transform
 from lowpose.samples import PoseResult
 from lowpose.skeletons import Skeleton
 
+LARGEST_BOX = 3  # sides and corners of boxes, in longer sides of the picture; beyond, units are wrong and crops fill the memory
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -85,19 +86,34 @@ def check_boxes(boxes: Any, scores: Any, image: np.ndarray) -> tuple[np.ndarray,
     """(P, 4) and (P,) float64. Raises: LowposeError naming the box that is wrong."""
     if boxes is None:
         boxes = [[0, 0, image.shape[1], image.shape[0]]]
-    try:
-        array = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) == 0 else np.asarray(boxes, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty((0,))
+    array = _numbers(boxes)
+    if array.size == 0:
+        array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
-        raise LowposeError(f"boxes are (P, 4): x, y, width, height in picture pixels, not shape {np.shape(boxes)}")
+        raise LowposeError(f"boxes are (P, 4): x, y, width, height in picture pixels, not {_form(boxes)}")
+    limit = LARGEST_BOX * max(image.shape[:2])
     for i, box in enumerate(array):
         if not np.isfinite(box).all() or min(box[2:]) <= 0:
             raise LowposeError(f"box {i} = {box.tolist()} must be four finite numbers with width and height above 0")
-    weights = np.ones(len(array)) if scores is None else np.asarray(scores, np.float64)
-    if weights.shape != (len(array),):
-        raise LowposeError(f"{len(array)} boxes with {np.size(weights)} scores")
+        if np.abs(box).max() > limit:
+            raise LowposeError(f"box {i} = {box.tolist()} is far larger than, or far from, its picture of {image.shape[1]} x {image.shape[0]} pixels")
+    weights = np.ones(len(array)) if scores is None else _numbers(scores)
+    if weights.shape != (len(array),) or not np.isfinite(weights).all():
+        raise LowposeError(f"{len(array)} boxes need as many finite scores, not {_form(scores)}")
     return array, weights
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """float64; of 0 dimensions, which nothing here has, where it is no array of numbers."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
+
+
+def _form(value: Any) -> str:
+    array = _numbers(value)
+    return f"shape {array.shape}" if array.ndim else repr(value)[:60]
 
 
 def load(path: str | Path, **options: Any) -> PosePredictor:
@@ -133,10 +149,14 @@ def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
     about = session.get_modelmeta().custom_metadata_map.get("lowpose")
     if about is None:
         raise LowposeError(f"{path}: not a file of `lowpose export` (it says nothing about crops and keypoints)")
-    facts = json.loads(about)
-    settings = validate(InputConfig, facts["input"], str(path))
+    try:
+        facts = json.loads(about)
+        settings, skeleton = facts["input"], Skeleton.from_dict(facts["skeleton"], str(path))
+    except (ValueError, TypeError, KeyError):
+        raise LowposeError(f"{path}: what it says about its crops and keypoints is damaged; export it again") from None
+    settings = validate(InputConfig, settings, str(path))
 
     def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tuple(session.run(["keypoints", "scores", "published"], {"images": crops}))
 
-    return PosePredictor(infer, settings, Skeleton.from_dict(facts["skeleton"], str(path)))
+    return PosePredictor(infer, settings, skeleton)

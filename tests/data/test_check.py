@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import cv2
@@ -91,7 +92,7 @@ ROWS = {
     "missing-picture": annotation(9, 77),
     "no-area": annotation(9, bbox=[25, 20, 0, 200]),
     "box-outside": annotation(9, bbox=[25, 100, 90, 200]),
-    "joint-outside": annotation(9, points=standing(COCO17) + [60, 20]),
+    "joint-outside": annotation(9, points=standing(COCO17) + [70, 20]),
     "duplicate-person": annotation(9),
     "swapped": annotation(9, points=(standing(COCO17) + 20)[[0, 1, 2, 3, 4, 6, 5, *range(7, 17)]]),
 }
@@ -179,13 +180,26 @@ def test_every_exchanged_pair_is_found(skeleton):
 
 
 def test_limbs_by_hand():
-    """Hips 24 apart, knees 28 apart 40 below: exchanged knees make two 40.05 px thighs 47.7 px, ratio 1.19; a wider stand 1.5."""
+    """Hips 24 apart, knees 40 below, ankles 40 below these. Exchanged knees, legs 16 apart: thighs hypot(20, 40) instead of
+    hypot(4, 40), shins hypot(16, 40) instead of 40: 1.09 times as long. Legs 80 apart: hypot(52, 40) and hypot(80, 40) instead
+    of hypot(28, 40) and 40: 1.75 times."""
     points = standing(LSP14)[None].repeat(2, 0)
     knees = [LSP14.index("left_knee"), LSP14.index("right_knee")]
     ankles = [LSP14.index("left_ankle"), LSP14.index("right_ankle")]
+    points[0, knees, 0] = points[0, ankles, 0] = [58, 42]
     points[1, knees, 0] = points[1, ankles, 0] = [90, 10]
     found = crossed(*exchanged(points, np.ones((2, 14), bool), knees), LSP14)
-    assert [i for i, _ in found] == [1] and "knee" in found[0][1]
+    assert found == [(1, "left and right knee look exchanged: limbs 1.7 times as long as otherwise")]
+
+
+def test_a_body_exchanged_under_a_right_face():
+    """Shoulders seen broadly cannot face away from eyes that are seen; a body in profile (a fifth as wide) can."""
+    body = [i for i, name in enumerate(COCO17.keypoints) if name.split("_")[-1] not in ("nose", "eye", "ear")]
+    points = standing(COCO17)[None].repeat(2, 0)
+    points[:, body] = points[:, COCO17.flip_index][:, body]
+    points[1][body] = (points[1][body] - [50, 0]) * [0.2, 1] + [50, 0]
+    (found,) = crossed(points, np.ones((2, 17), bool), COCO17)
+    assert found[0] == 0 and "eyes and shoulders" in found[1]
 
 
 def test_a_whole_data_set_exchanged():
@@ -228,3 +242,18 @@ def test_shared_photographs(shared):
     assert check_data(shifted).counts == {"box-outside": 4}
     detected = check_data("coco", shared / "coco-4", "test_coco.json", boxes="test_coco_det_AP_H_56.json")
     assert detected.ok and detected.persons == 118 and detected.joints["nose"] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"bbox": [0, 0, 150, 240]}, "the same joints"),
+        ({"points": standing(COCO17) + [23, 20]}, "nearly the same box .IoU 1.00."),
+        ({"bbox": [0, 0, 150, 240], "points": standing(COCO17) + [23, 20]}, None),
+    ],
+)
+def test_duplicates_by_joints_or_by_box(tmp_path, changes, expected):
+    report = check_data("coco", coco(tmp_path, [annotation(1), annotation(9, **changes)]), "all.json")
+    found = [p.message for p in report.problems if p.kind == "duplicate-person"]
+    assert len(found) == (expected is not None)
+    assert all(re.search(expected, message) for message in found)

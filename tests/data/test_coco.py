@@ -199,19 +199,20 @@ def published_affine(centre, side, size):
 @pytest.mark.photographs
 @pytest.mark.parametrize("size", [32, 64, 256])
 def test_published_crops(shared, size):
-    """Published code maps pixel index p to s (p - c) + W / 2. With P = p + 1/2 and U = u + 1/2 that is U = s (P - 1/2 - c) + W / 2 + 1/2.
+    """Published code maps pixel index p to s (p - c) + W / 2. With P = p + 1/2 and U = u + 1/2 that is
+    U = s (P - 1/2 - c) + W / 2 + 1/2.
 
-    For ground truth its c is x + (w - 1) / 2, ours x + w / 2: U lies half a crop pixel beyond ours. For detections its c
-    is x + w / 2: U lies (1 - s) / 2 beyond ours.
+    For detections its c is x + w / 2, as ours: U lies (1 - s) / 2 beyond ours. For ground truth it takes the last pixel minus the
+    first for a side, w - 1, and c is x + (w - 1) / 2: that is our crop of the box without half a pixel on each side, the
+    same centre, and U lies half a crop pixel beyond it.
     """
     raw = json.loads((shared / "coco-4" / "test_coco.json").read_text())
     boxes = {row["id"]: row["bbox"] for row in raw["annotations"]}
     points = np.array([[0.0, 0.0], [100.0, 30.0], [17.0, 250.0]])
     for sample in load_data("coco", shared / "coco-4", "test_coco.json").samples:
         x, y, w, h = boxes[sample.id]
-        side = 1.25 * max(w, h)
-        published = published_affine([x + (w - 1) / 2, y + (h - 1) / 2], side, size)
-        ours = transform(crop_matrix(sample.box, (size, size)), points + 0.5)
+        published = published_affine([x + (w - 1) / 2, y + (h - 1) / 2], 1.25 * max(w - 1, h - 1), size)
+        ours = transform(crop_matrix(sample.box + [0.5, 0.5, -1, -1], (size, size)), points + 0.5)
         assert np.allclose(transform(published, points) + 0.5, ours + 0.5, atol=2e-3)
     detected = load_data("coco", shared / "coco-4", "test_coco.json", boxes="test_coco_det_AP_H_56.json")
     for sample in detected.samples[:20]:

@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     archive = Archive(f"{server.url}/x/toy.zip", ("images", "joints.mat"))
     monkeypatch.setitem(SETS, "toy", DataSet("toy", "small", "Toy licence: be kind.", (archive,), "and then?"))
     server.files["toy.zip"] = zipped(FILES)

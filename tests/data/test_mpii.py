@@ -89,9 +89,9 @@ def test_no_detector_boxes(tmp_path):
 @pytest.mark.photographs
 @pytest.mark.parametrize("size", [32, 64, 256])
 def test_published_crop(shared, size):
-    """Published code moves the 1-based centre c1 down by 15 scale, grows the scale by 1.25, subtracts 1 from both and maps index p to
-    s (p - c) + W / 2 with s = W / (1.25 * 200 scale). In continuous pixels, P = p + 1/2 and centre C = c1 + (0, 15 scale) - 1/2 = c + 1/2,
-    that is s (P - C) + W / 2 + 1/2 for U = u + 1/2: half a crop pixel beyond ours.
+    """Published code moves the 1-based centre c1 down by 15 scale, grows the scale by 1.25, subtracts 1 from centre and joints
+    and maps index p to s (p - c) + W / 2 with s = W / (1.25 * 200 scale). In continuous pixels, P = p + 1/2 and
+    C = c1 + (0, 15 scale) - 1/2 = c + 1/2, that is U = u + 1/2 = s (P - C) + W / 2 + 1/2: half a crop pixel beyond ours.
     """
     raw = json.loads((shared / "mpii-5" / "test_mpii.json").read_text())
     data = load_data("mpii", shared / "mpii-5", "test_mpii.json")

@@ -208,7 +208,7 @@ def open_coco(path: Path, root: Path, folders: Iterable[str], skeleton: Skeleton
 
 
 def _key(file: CocoFile, picture: Picture) -> str:
-    return (Path(file.folder) / picture.name).as_posix()
+    return picture.name if file.folder == "." else f"{file.folder}/{picture.name}"
 
 
 def _person(file: CocoFile, row: Any, area_of: Callable[[dict, np.ndarray, str], float]) -> PersonSample | None:
@@ -238,10 +238,9 @@ def _person(file: CocoFile, row: Any, area_of: Callable[[dict, np.ndarray, str],
         message = f"{where} has {len(points)} keypoint numbers, skeleton '{file.skeleton.name}' needs 3 x {k} = {3 * k}"
         raise BadAnnotation("length", message, **place)
     x, y, flag = points.reshape(k, 3).T
-    if not np.isin(flag, (0, 1, 2)).all():
-        raise BadAnnotation(
-            "bad-value", f"{where}: visibility must be 0, 1 or 2, not {flag[~np.isin(flag, (0, 1, 2))][0]:g}", **place
-        )
+    known = (flag == 0) | (flag == 1) | (flag == 2)
+    if not known.all():
+        raise BadAnnotation("bad-value", f"{where}: visibility must be 0, 1 or 2, not {flag[~known][0]:g}", **place)
     if not (flag > 0).any():
         return note("no-joints", f"{where} has no labelled keypoint", **place)
     box = _clipped(numbers(row["bbox"], 4, "bbox", where, **place), picture)

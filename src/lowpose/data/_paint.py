@@ -98,4 +98,4 @@ def _depth_shadow(depth: np.ndarray, stature: float) -> np.ndarray:
 
 def _folds(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     grid = rng.random((10, 8), dtype=np.float32)
-    return 0.9 + 0.2 * cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return 0.9 + 0.2 * cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_LINEAR)

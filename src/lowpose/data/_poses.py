@@ -155,7 +155,8 @@ def _upside_down(rng) -> Pose:
 
 _POSES = (
     (0.15, _stand), (0.17, _walk), (0.13, _run), (0.08, _arms_up), (0.08, _one_arm), (0.06, _akimbo), (0.05, _spread),
-    (0.06, _jump), (0.05, _lunge), (0.04, _kick), (0.05, _sit), (0.03, _crouch), (0.03, _bend), (0.01, _lie), (0.01, _upside_down),
+    (0.06, _jump), (0.05, _lunge), (0.04, _kick), (0.05, _sit), (0.03, _crouch), (0.03, _bend), (0.01, _lie),
+    (0.01, _upside_down),
 )  # fmt: skip
 _SHARES = np.cumsum([share for share, _ in _POSES])
 

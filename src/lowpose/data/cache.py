@@ -130,6 +130,7 @@ def _facts(data: PoseData, settings: InputConfig, augment: AugmentConfig | None,
     return {
         "version": [VERSION, __version__],  # drawn people depend on the package itself
         "kind": data.kind,
+        "drawn": None if data.sources else data.root,  # people that are drawn have no files; their root says how
         "split": data.split,
         "sources": files,
         "pictures": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),

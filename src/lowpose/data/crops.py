@@ -63,13 +63,14 @@ class CropReader:
         matrix = draw.matrix(size, self.settings.padding)
         keypoints, weight = view_keypoints(sample, matrix, draw.flip, self.data.skeleton)
         try:
-            image = self._render(index, matrix, size, generator(self.seed, epoch, index, view, "pixels"))
+            rng = generator(self.seed, epoch, index, view, "pixels") if self.settings.resample == "camera" else None
+            image = self._render(index, matrix, size, rng)
         except LowposeError as e:
             black = np.zeros((size[1], size[0], 3), np.uint8)
             return Crop(black, keypoints, np.zeros_like(weight), matrix, index, str(e))
         return Crop(recolour(image, draw.colour), keypoints, weight, matrix, index)
 
-    def _render(self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
+    def _render(self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None) -> np.ndarray:
         factor = self.cache.factor(index) if self.cache is not None else 1
         height = float(self.data.samples[index].box[3]) / max(factor, 1)
         if factor > 1:

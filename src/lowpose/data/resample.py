@@ -37,12 +37,14 @@ def cut(image: np.ndarray, window: Window, origin: tuple[int, int] = (0, 0)) -> 
     return out
 
 
-def render(source: Source, matrix: np.ndarray, settings: InputConfig, size: Size, person_height: float, rng: np.random.Generator) -> np.ndarray:
+def render(
+    source: Source, matrix: np.ndarray, settings: InputConfig, size: Size, person_height: float, rng: np.random.Generator | None
+) -> np.ndarray:
     """(h, w, 3) uint8 RGB crop.
 
     Args:
         source: gives pixels of the picture. matrix: (2, 3) picture -> crop of `size` (width, height).
-        person_height: of the box, picture pixels (for `camera`). rng: draws the camera's settings.
+        person_height: of the box, picture pixels (for `camera`). rng: draws the camera's settings; only `camera` needs it.
     """
     if settings.resample == "paper":
         return _warp(source, matrix, size)
