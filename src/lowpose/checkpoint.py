@@ -6,6 +6,7 @@ Nothing is ever unpickled: states are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skel
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     about = {"version": __version__, "config": config.model_dump(mode="json", exclude_none=True), "skeleton": skeleton.to_dict(), **facts}
     with whole(path) as aside:
-        save_file(state, str(aside), {"lowpose": json.dumps(about)})
+        _written(path, save_file, state, str(aside), {"lowpose": json.dumps(about)})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -49,7 +50,11 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise LowposeError(f"{path}: not a readable safetensors file ({str(e).splitlines()[0]})") from None
     if about is None:
         raise LowposeError(f"{path}: not weights of lowpose (no recipe inside); for a backbone's weights use model.pretrained={path}")
-    return state, json.loads(about)
+    try:
+        about = json.loads(about)
+        return state, {"config": about["config"], "skeleton": about["skeleton"], **about}
+    except (ValueError, KeyError, TypeError):
+        raise LowposeError(f"{path}: its description of the model is damaged (no recipe or skeleton inside)") from None
 
 
 def weights_path(path: str | Path) -> Path:
@@ -121,7 +126,15 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """The whole training state, written aside and renamed."""
     with whole(folder / STATE) as aside:
-        torch.save(state, aside)
+        _written(folder / STATE, torch.save, state, aside)
+
+
+def _written(path: Path, write: Callable[..., None], *args: Any) -> None:
+    """`write(*args)`; both libraries answer a full disk with errors of their own, which are no OSError."""
+    try:
+        write(*args)
+    except (RuntimeError, SafetensorError) as e:
+        raise LowposeError(f"{path}: cannot be written; is the disk full? ({str(e).splitlines()[0]})") from None
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -34,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 def main() -> None:
     """Entry point: runs a verb and turns errors that a user can act on into one line and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
     try:
         result = app(standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
@@ -59,8 +58,19 @@ def main() -> None:
         _fail("stopped", 130)
 
 
+class _Lines(logging.Handler):
+    """Each log record is one line, however long: a file name that is broken in two cannot be copied."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say("yellow", record.levelname.lower(), self.format(record))
+
+
+def _say(colour: str, what: str, message: str) -> None:
+    errors.print(f"[{colour}]{what}:[/{colour}] {escape(' '.join(message.split()))}", soft_wrap=True, highlight=False)
+
+
 def _fail(message: str, code: int) -> None:
-    errors.print(f"[red]error:[/red] {escape(' '.join(str(message).split()))}", soft_wrap=True, highlight=False)
+    _say("red", "error", str(message))
     sys.exit(code)
 
 
@@ -174,7 +184,7 @@ def _print_card(card: dict[str, Any]) -> None:
         table.add_row(name, interval(value), str(value.get("n", "")))
     console.print(table)
     if card["skipped_pictures"]:
-        errors.print(f"{len(card['skipped_pictures'])} pictures could not be read; the card names them")
+        _say("yellow", "warning", f"{len(card['skipped_pictures'])} pictures could not be read; the card names them")
     if "paper" in card and card["paper"].get("value") is not None:
         console.print(f"published: {card['paper']['metric']} {card['paper']['value']} ({card['paper']['title']}, {card['paper']['table']})")
 
@@ -195,7 +205,7 @@ def predict(
     report = predict_sources(load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold)
     console.print(f"{report.persons} persons in {report.frames} pictures or frames; {out / 'results.json'}")
     if report.problems:
-        errors.print(f"{len(report.problems)} could not be read; they are named above")
+        _say("yellow", "warning", f"{len(report.problems)} could not be read; they are named above")
 
 
 @app.command()

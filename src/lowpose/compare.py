@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.checkpoint import WEIGHTS, load_model
-from lowpose.config import RunConfig, load_config
+from lowpose.checkpoint import WEIGHTS, load_model, read_weights
+from lowpose.config import RunConfig, load_config, parse_config
 from lowpose.errors import LowposeError
 from lowpose.evaluate import evaluate, predict_split, validation_data
 from lowpose.files import write_json, write_text
 from lowpose.metrics import per_person
 from lowpose.metrics.bootstrap import paired_difference
-from lowpose.train import train
+from lowpose.train import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")
 
@@ -40,21 +40,22 @@ def compare(
         raise LowposeError("compare needs at least two recipes; the first is the baseline")
     if len(set(recipes)) != len(recipes) or len(set(seeds)) != len(seeds):
         raise LowposeError("compare: a recipe or a seed stands there twice")
-    configs = {name: load_config(name, list(overrides)) for name in recipes}
-    check_same_budget(configs)
+    configs = {(name, seed): load_config(name, [*overrides, f"train.seed={seed}"]) for name in recipes for seed in seeds}
+    check_same_budget({name: configs[name, seeds[0]] for name in recipes})
     folder = Path(out)
     sums: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {}
     costs: dict[str, dict[str, Any]] = {}
     for name in recipes:
         for seed in seeds:
             run = folder / name.replace("/", "_").removesuffix(".yaml") / f"seed-{seed}"
-            config = load_config(name, [*overrides, f"train.seed={seed}"])
-            if not (run / WEIGHTS).is_file():
-                train(config, run, resume=True)
+            if (run / WEIGHTS).is_file():
+                check_same_run(run, configs[name, seed])
+            else:
+                train(configs[name, seed], run, resume=True)
             card = evaluate(run)
             costs[name] = card["cost"]
             sums.setdefault(name, []).append(run_sums(run))
-    result = {"seeds": list(seeds), "overrides": list(overrides), "budget": budget(configs[recipes[0]]), "rows": rows(recipes, sums, costs, bootstrap)}
+    result = {"seeds": list(seeds), "overrides": list(overrides), "budget": budget(configs[recipes[0], seeds[0]]), "rows": rows(recipes, sums, costs, bootstrap)}
     write_json(folder / "compare.json", result)
     write_text(folder / "compare.md", markdown(result))
     return result
@@ -71,7 +72,15 @@ def check_same_budget(configs: dict[str, RunConfig]) -> None:
         ours, theirs = budget(configs[first]), budget(configs[name])
         for key in ours:
             if ours[key] != theirs[key]:
-                raise LowposeError(f"compare: {first} has {key} {ours[key]}, {name} has {theirs[key]}; give one budget, as train.{key}={ours[key]}")
+                right = "compare recipes of the same data" if key == "data" else f"give one budget, as train.{key}={ours[key]}"
+                raise LowposeError(f"compare: {first} has {key} {ours[key]}, {name} has {theirs[key]}; {right}")
+
+
+def check_same_run(run: Path, config: RunConfig) -> None:
+    """Raises: LowposeError if the run that is there was trained from another recipe or budget."""
+    there = parse_config(read_weights(run)[1]["config"], str(run))
+    if recipe_key(there) != recipe_key(config):
+        raise LowposeError(f"{run}: holds a run of another recipe or budget (see its recipe.yaml); give another --out")
 
 
 def run_sums(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lowpose.errors import LowposeError, did_you_mean
+from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -48,6 +48,14 @@ class CameraConfig(Strict):
     blur: tuple[float, float] = (0.4, 0.8)  # Gaussian sigma, far-camera pixels
     noise: tuple[float, float] = (0.0, 4.0)  # standard deviation, grey levels
     jpeg: tuple[int, int] = (60, 95)  # quality
+
+    @model_validator(mode="after")
+    def _ranges(self):
+        for name, least, most in (("height", 2, 4096), ("blur", 0, 100), ("noise", 0, 255), ("jpeg", 1, 100)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} must be [least, most] within {least} to {most}, not [{low}, {high}]")
+        return self
 
 
 class InputConfig(Strict):
@@ -225,7 +233,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise LowposeError(f"{path}: not YAML ({str(e).splitlines()[0]})") from None
+        raise LowposeError(f"{path}: not YAML ({yaml_problem(e)})") from None
     if not isinstance(values, dict):
         raise LowposeError(f"{path}: a recipe is a mapping of keys to values")
     return values
@@ -237,7 +245,10 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         raise LowposeError(f"{recipe}: 'base' recipes form a circle")
     bases = values.pop("base", [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise LowposeError(f"{recipe}: 'base' is the name of a recipe, or a list of names")
+    for base in bases:
         merged = _merge(merged, _read_recipe(base, depth + 1))
     merged = _merge(merged, values)
     if depth == 0 and "name" not in merged:

@@ -10,6 +10,14 @@ class LowposeError(Exception):
     """Wrong input. The message is one line; the command line prints it and exits with code 2."""
 
 
+def yaml_problem(error: Exception) -> str:
+    """`line 3: expected ',' or ']'` for an error of PyYAML or of decoding the text."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error).splitlines()[0]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `known`, or the short list itself, or ''."""
     known = sorted(known)

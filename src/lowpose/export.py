@@ -33,7 +33,7 @@ from lowpose.files import whole
 from lowpose.nn.model import PoseModel
 from lowpose.runtime import load_onnx
 
-OPSET = 20
+OPSET = 18  # the oldest that the exporter writes, so that older runtimes read it
 PIXELS = 0.05  # largest difference of a keypoint between file and torch, input pixels
 SCORE = 1e-3  # of a score; relative for published scores above 1
 CLOSE = 1e-3  # two best cells nearer than this, relative to the best: rounding may choose either
@@ -64,12 +64,14 @@ class ExportReport:
     def __str__(self) -> str:
         flip = "with" if self.flip else "without"
         return (
-            f"{self.path} ({self.bytes / 1e6:.1f} MB, {flip} flip test): equal to torch on {self.crops} crops within {self.pixels:.1g} pixels "
-            f"and {self.score:.1g} of a score; {self.ties} of {self.keypoints} keypoints were ties"
+            f"{self.path} ({self.bytes / 1e6:.1f} MB, {flip} flip test): equal to torch on {self.crops} crops within "
+            f"{self.pixels:.1g} pixels and {self.score:.1g} of a score; {self.ties} of {self.keypoints} keypoints were ties"
         )
 
 
-def export_onnx(weights: str | Path, out: str | Path | None = None, *, flip: bool | None = None, crops: np.ndarray | None = None) -> ExportReport:
+def export_onnx(
+    weights: str | Path, out: str | Path | None = None, *, flip: bool | None = None, crops: np.ndarray | None = None
+) -> ExportReport:
     """Write weights as one ONNX file, after onnxruntime and torch gave the same answers.
 
     Args:
@@ -240,16 +242,22 @@ def _compare(file: Path, model: PoseModel, flip: bool, crops: np.ndarray, out: P
     found = [np.concatenate(parts) for parts in zip(*(infer(batch) for batch in batches), strict=True)]
     *wanted, ties = (np.concatenate(parts) for parts in zip(*(_torch_answers(model, flip, b) for b in batches), strict=True))
     if ties.all():
-        raise LowposeError(f"{out}: not written: the two best cells of every keypoint are equal, nothing can be compared; are the weights trained?")
+        raise LowposeError(
+            f"{out}: not written: the two best cells of every keypoint are equal, which proves nothing; are the weights trained?"
+        )
     keypoints, scores, published = (np.abs(f.astype(np.float64) - w) for f, w in zip(found, wanted, strict=True))
     keypoints = np.where(ties, 0, keypoints.max(-1))
     scores = np.where(ties, 0, scores)  # a tie's score is that of another place; the height of its peak is the same
     published = published / np.maximum(1, np.abs(wanted[2]))
-    for name, difference, limit in (("pixels", keypoints, PIXELS), ("of its score", scores, SCORE), ("of its published score", published, SCORE)):
+    for difference, limit, unit in (
+        (keypoints, PIXELS, "pixels"),
+        (scores, SCORE, "of its score"),
+        (published, SCORE, "of its published score"),
+    ):
         if not (difference <= limit).all():  # written so that NaN is too large as well
-            crop, k = np.unravel_index(np.argmax(np.where(np.isnan(difference), np.inf, difference)), difference.shape)
+            crop, k = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), difference.shape)
             raise LowposeError(
-                f"{out}: not written: onnxruntime and torch differ by {difference[crop, k]:.3g} {name} (limit {limit:g}) "
+                f"{out}: not written: onnxruntime and torch differ by {difference[crop, k]:.3g} {unit} (limit {limit:g}) "
                 f"in '{model.skeleton.keypoints[k]}' of crop {crop}"
             )
     return int(ties.sum()), float(keypoints.max()), float(max(scores.max(), published.max()))

@@ -32,9 +32,13 @@ def whole(path: str | Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}.part{target.suffix}")
+    new = [folder for folder in target.parents if not os.path.exists(folder)]
     try:
         if target.exists() and not target.is_file():
             raise LowposeError(f"{path}: is a {'folder' if target.is_dir() else 'device'}; give the name of a file")
+        for folder in Path(path).parents:
+            if os.path.isfile(folder):
+                raise LowposeError(f"{path}: {folder} is a file, not a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         yield temporary
@@ -46,6 +50,9 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # after the rename there is nothing left to remove
             temporary.unlink()
+        with suppress(OSError):  # folders stay only with something in them
+            for folder in new:
+                folder.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -69,6 +69,8 @@ class TrainingOrder:
     def __init__(self, persons: int, batch_size: int, seed: int, start: int, total: int, rank: int = 0, ranks: int = 1):
         if batch_size % ranks:
             raise LowposeError(f"train.batch_size = {batch_size} cannot be divided by {ranks} processes")
+        if persons < ranks:
+            raise LowposeError(f"{persons} persons cannot be shared by {ranks} processes")
         self.persons, self.batch_size, self.seed = persons, min(batch_size, persons - persons % ranks), seed
         self.start, self.total, self.rank, self.ranks = start, total, rank, ranks
 
@@ -91,10 +93,16 @@ class TrainingOrder:
 
 
 def training_loader(reader: CropReader, order: TrainingOrder, workers: int, pin: bool) -> DataLoader:
-    return DataLoader(_Views(reader), batch_sampler=order, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    return _loader(reader, order, workers, pin)
+
+
+def _loader(reader: CropReader, batches, workers: int, pin: bool = False) -> DataLoader:
+    # a generator of its own: starting a loader would else take a number from torch's, which a resumed run starts once more
+    own = torch.Generator()
+    return DataLoader(_Views(reader), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own)
 
 
 def evaluation_batches(reader: CropReader, batch_size: int, workers: int = 0) -> DataLoader:
     """The plain crops of a split in order."""
     keys = [[(0, i) for i in range(first, min(first + batch_size, len(reader)))] for first in range(0, len(reader), batch_size)]
-    return DataLoader(_Views(reader), batch_sampler=keys, num_workers=workers, collate_fn=collate)
+    return _loader(reader, keys, workers)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
 from lowpose.boxes import Boxes, load_boxes
@@ -18,9 +19,9 @@ from lowpose.draw import draw_poses
 from lowpose.errors import LowposeError
 from lowpose.files import write_json
 from lowpose.images import write_image
-from lowpose.runtime import PosePredictor
+from lowpose.runtime import PosePredictor, check_boxes
 from lowpose.samples import PoseResult
-from lowpose.sources import Frame, VideoWriter, count_frames, frames
+from lowpose.sources import Frame, VideoWriter, count_frames, frames, names
 
 log = logging.getLogger("lowpose")
 FRAMES_AT_ONCE = 16
@@ -56,18 +57,23 @@ def predict_sources(
     Raises: LowposeError for missing sources, box files without any box for them, or nothing that could be read.
     """
     report, table = PredictReport(), load_boxes(boxes)
+    pictures = names(sources)
+    if pictures is not None:  # before anything is drawn
+        _check_boxes_used(table, sum(frame in table for frame in pictures), len(pictures))
     stream = frames(sources, report.problems.append)
     total = count_frames(sources)
     known = 0
     with Overlays(Path(draw) if draw else None, threshold) as overlays:
         for chunk in _chunks(track(stream, "predict", total, disable=not sys.stderr.isatty(), transient=True)):
             known += sum(frame in table for frame in chunk)
-            for frame, result in zip(chunk, predictor.predict_many([(f.image, *table(f)) for f in chunk]), strict=True):
+            for frame, result in zip(chunk, predictor.predict_many([(f.image, *_boxes(table, f)) for f in chunk]), strict=True):
                 report.results += result.to_coco(frame.image_id)
                 report.persons += len(result)
                 overlays.add(frame, result)
             report.frames += len(chunk)
-        _check_boxes_used(table, known, report)
+        if not report.frames:
+            raise LowposeError(f"none of the {len(report.problems)} files can be read; the first: {report.problems[0]}")
+        _check_boxes_used(table, known, report.frames)
         report.drawn = overlays.paths
     for line in report.problems:
         log.warning("%s", line)
@@ -82,9 +88,17 @@ def _chunks(stream) -> Iterator[list[Frame]]:
         yield chunk
 
 
-def _check_boxes_used(table: Boxes, known: int, report: PredictReport) -> None:
-    if report.frames and not known:
-        raise LowposeError(f"{table.source}: names none of the {report.frames} pictures or frames; boxes go by file name, image id or frame")
+def _boxes(table: Boxes, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes and scores of a frame. Raises: LowposeError naming the file of boxes and the frame that they do not fit."""
+    try:
+        return check_boxes(*table(frame), frame.image)
+    except LowposeError as e:
+        raise LowposeError(f"{table.source}: {frame.name}: {e}") from None
+
+
+def _check_boxes_used(table: Boxes, known: int, frames: int) -> None:
+    if not known:
+        raise LowposeError(f"{table.source}: names none of the {frames} pictures or frames; boxes go by file name, image id or frame")
 
 
 class Overlays:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lowpose.errors import LowposeError
+from lowpose.files import os_problem
 
 log = logging.getLogger("lowpose")
 
@@ -67,20 +67,26 @@ class Log:
         try:
             self._file = open(path, "r+b" if path.is_file() and keep else "wb")
         except OSError as e:
-            raise LowposeError(f"{path}: {e.strerror}") from None
-        self._file.truncate(keep)
+            raise os_problem(path, e) from None
+        self._file.truncate(min(keep, self._file.seek(0, os.SEEK_END)))  # a file that was deleted or cut is not filled up
         self._file.seek(0, os.SEEK_END)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self._start = time.time()
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write((json.dumps(line | {"time": round(time.time(), 1)}) + "\n").encode())
-        self._file.flush()
+        try:
+            self._file.write((json.dumps(line | {"time": round(time.time(), 1)}) + "\n").encode())
+            self._file.flush()
+        except OSError as e:
+            raise os_problem(self._file.name, e) from None
         for name, value in flat(line):
             self._board.add_scalar(name, value, line["step"])
 
     def size(self) -> int:
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            raise os_problem(self._file.name, e) from None
         return self._file.tell()
 
     def close(self) -> None:

@@ -44,7 +44,8 @@ def register(kind: str, name: str, config: type | None = None):
 
     def put(make):
         table = _entries.setdefault(kind, {})
-        if name in table and table[name].make.__qualname__ != make.__qualname__:
+        known = table[name].make if name in table else make
+        if (known.__module__, known.__qualname__) != (make.__module__, make.__qualname__):
             raise LowposeError(f"{kind} '{name}' is registered twice: {table[name].make} and {make}")
         table[name] = Entry(name, make, config)
         return make

@@ -49,7 +49,9 @@ class PosePredictor:
         size, padding = self.settings.size, self.settings.padding
         matrices = [[crop_matrix(box, size, padding) for box in boxes] for _, boxes, _ in items]
         crops = (
-            render(lambda w, image=image: cut(image, w), m, self.settings, size, float(box[3]), generator(0, 0, n, stream="pixels"))
+            render(
+                lambda w, image=image: cut(image, w), m, self.settings, size, float(box[3]), generator(0, 0, n, stream="pixels")
+            )
             for (image, boxes, _), ms in zip(items, matrices, strict=True)
             for n, (box, m) in enumerate(zip(boxes, ms, strict=True))
         )
@@ -96,7 +98,9 @@ def check_boxes(boxes: Any, scores: Any, image: np.ndarray) -> tuple[np.ndarray,
         if not np.isfinite(box).all() or min(box[2:]) <= 0:
             raise LowposeError(f"box {i} = {box.tolist()} must be four finite numbers with width and height above 0")
         if np.abs(box).max() > limit:
-            raise LowposeError(f"box {i} = {box.tolist()} is far larger than, or far from, its picture of {image.shape[1]} x {image.shape[0]} pixels")
+            raise LowposeError(
+                f"box {i} = {box.tolist()} is far larger than its picture of {image.shape[1]} x {image.shape[0]} pixels, or far away"
+            )
     weights = np.ones(len(array)) if scores is None else _numbers(scores)
     if weights.shape != (len(array),) or not np.isfinite(weights).all():
         raise LowposeError(f"{len(array)} boxes need as many finite scores, not {_form(scores)}")
@@ -128,7 +132,9 @@ def load(path: str | Path, **options: Any) -> PosePredictor:
     try:
         from lowpose.nn.predictor import load_torch
     except ImportError as e:
-        raise LowposeError(f"{path}: weights need torch ({e.name} is missing): pip install 'lowpose[train]', or give an exported .onnx file") from None
+        raise LowposeError(
+            f"{path}: weights need torch ({e.name} is missing): pip install 'lowpose[train]', or give an exported .onnx file"
+        ) from None
     return load_torch(path, **options)
 
 
@@ -155,6 +161,10 @@ def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
     except (ValueError, TypeError, KeyError):
         raise LowposeError(f"{path}: what it says about its crops and keypoints is damaged; export it again") from None
     settings = validate(InputConfig, settings, str(path))
+    found = {v.name for v in (*session.get_inputs(), *session.get_outputs())}
+    for name in ("images", "keypoints", "scores", "published"):
+        if name not in found:
+            raise LowposeError(f"{path}: its graph has no '{name}'; export it again")
 
     def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tuple(session.run(["keypoints", "scores", "published"], {"images": crops}))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lowpose.errors import LowposeError, did_you_mean
+from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Skeleton:
         k = len(self.keypoints)
         if k == 0 or len(set(self.keypoints)) != k:
             raise LowposeError(f"skeleton '{self.name}': keypoint names must be at least one and all different")
+        for a, b in self.pairs:
+            if a == b:
+                own = self.keypoints[a]
+                raise LowposeError(f"skeleton '{self.name}': '{own}' is its own pair; a keypoint in the middle has none")
         seen = [i for pair in self.pairs for i in pair]
         if len(seen) != len(set(seen)):
             raise LowposeError(
@@ -101,6 +105,8 @@ class Skeleton:
         position = {name: i for i, name in enumerate(names)}
 
         def indices(items, what) -> tuple[int, ...]:
+            if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+                raise LowposeError(f"{where}: '{what}' must be a list of keypoint names")
             for item in items:
                 if item not in position:
                     raise LowposeError(f"{where}: '{what}' names an unknown keypoint '{item}'{did_you_mean(str(item), names)}")
@@ -108,10 +114,16 @@ class Skeleton:
 
         def links(what) -> tuple[tuple[int, int], ...]:
             rows = d.get(what) or []
-            if not all(isinstance(r, list) and len(r) == 2 for r in rows):
+            if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
                 raise LowposeError(f"{where}: '{what}' must be a list of [a, b] pairs of keypoint names")
             return tuple(indices(r, what) for r in rows)  # type: ignore[misc]
 
+        groups = d.get("groups") or {}
+        if not isinstance(groups, dict):
+            raise LowposeError(f"{where}: 'groups' must be a mapping of names to lists of keypoint names")
+        for key in ("head", "torso"):
+            if d.get(key) and not (isinstance(d[key], list) and len(d[key]) == 2):
+                raise LowposeError(f"{where}: '{key}' must be two keypoint names")
         sigmas = d.get("sigmas")
         try:
             sigmas = None if sigmas is None else tuple(float(s) for s in sigmas)
@@ -123,7 +135,7 @@ class Skeleton:
             pairs=links("pairs"),
             edges=links("edges"),
             sigmas=sigmas,
-            groups={g: indices(v, f"groups.{g}") for g, v in (d.get("groups") or {}).items()},
+            groups={g: indices(v, f"groups.{g}") for g, v in groups.items()},
             upper=indices(d.get("upper") or [], "upper"),
             head=indices(d["head"], "head") if d.get("head") else None,  # type: ignore[arg-type]
             torso=indices(d["torso"], "torso") if d.get("torso") else None,  # type: ignore[arg-type]
@@ -213,5 +225,7 @@ def get_skeleton(name: str | Path) -> Skeleton:
         raise LowposeError(f"{path}: no such skeleton file")
     try:
         return Skeleton.from_dict(yaml.safe_load(path.read_text()), str(path))
-    except yaml.YAMLError as e:
-        raise LowposeError(f"{path}: not YAML ({str(e).splitlines()[0]})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise LowposeError(f"{path}: not YAML ({yaml_problem(e)})") from None
+    except LowposeError as e:
+        raise e if str(e).startswith(str(path)) else LowposeError(f"{path}: {e}") from None

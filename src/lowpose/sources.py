@@ -65,6 +65,15 @@ def frames(sources: list[str], on_error: Callable[[str], None] | None = None) ->
     return _read(_items(sources), on_error)
 
 
+def names(sources: list[str]) -> list[Frame] | None:
+    """The pictures that `frames` will give, without their pixels; None if there is a video among them. Raises: as `frames`."""
+    items = _items(sources)
+    if any(item.video for item in items):
+        return None
+    nothing = np.zeros((0, 0, 3), np.uint8)
+    return [Frame(item.name, nothing, key, index, str(item.path)) for index, (item, key) in enumerate(_numbered(items))]
+
+
 def count_frames(sources: list[str]) -> int | None:
     """About how many frames `frames` will give, for a progress bar; None if a video does not say. Raises: as `frames`."""
     total = 0
@@ -118,12 +127,16 @@ def _number(name: str) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
-def _read(items: list[_Item], on_error: Callable[[str], None] | None) -> Iterator[Frame]:
+def _numbered(items: list[_Item]) -> list[tuple[_Item, int | str]]:
+    """Each with its id for result files: the number in its name where only one picture has it, else its name."""
     numbers = Counter(_number(item.name) for item in items if not item.video)
+    found = [(item, _number(item.name)) for item in items]
+    return [(item, number if number is not None and numbers[number] == 1 else item.name) for item, number in found]
+
+
+def _read(items: list[_Item], on_error: Callable[[str], None] | None) -> Iterator[Frame]:
     only = len(items) == 1
-    for index, item in enumerate(items):
-        number = _number(item.name)
-        image_id = number if number is not None and numbers[number] == 1 else item.name
+    for index, (item, image_id) in enumerate(_numbered(items)):
         try:
             if item.video:
                 yield from _video_frames(item, only, on_error)

@@ -10,6 +10,7 @@ written every `save_every` steps; after a kill, `--resume` continues from it and
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -27,12 +30,14 @@ from lowpose.data import load_data
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
-from lowpose.evaluate import evaluate_model
+from lowpose.evaluate import check_skeleton, measure, predict_split, validation_data
 from lowpose.files import write_text
 from lowpose.loader import PoseBatch, TrainingOrder, training_loader
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.progress import Log, TrainingProgress
 from lowpose.samples import PoseData
+
+log = logging.getLogger("lowpose")
 
 
 def train(config: RunConfig, out: str | Path | None = None, resume: bool = False, stop_after: int | None = None) -> Path:
@@ -56,13 +61,19 @@ class Run:
     def __init__(self, config: RunConfig, folder: Path, resume: bool):
         self.config, self.folder, self.t = config, folder, config.train
         torch.manual_seed(self.t.seed)
+        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
         self.accelerator = Accelerator(mixed_precision=self.t.precision)
-        check_folder(folder, config, resume)
+        state = check_folder(folder, config, resume)
         self.data = training_data(config)
-        self.reader = self._reader()
+        self.val = validation_data(config) if self.t.eval_every else None
         model = build_model(config, self.data.skeleton)
+        if self.val is not None:
+            check_skeleton(model, self.val)
         self.not_loaded = initialise(model, config.init) if config.init else []
         prepare_model(model, self.t, self.accelerator.device)
+        if self.accelerator.is_main_process:
+            begin_folder(folder, config)
+        self.reader = self._reader()
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
         optimizer = make_optimizer(model, self.t)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -71,7 +82,6 @@ class Run:
         ranks = self.accelerator.num_processes
         self.order = TrainingOrder(len(self.data), self.t.batch_size, self.t.seed, 0, 0, self.accelerator.process_index, ranks)
         self.total = self.t.epochs * self.order.steps_per_epoch
-        state = load_state(folder) if resume else None
         if state is not None:
             self._restore(state)
         self.log = Log(folder, state["log_bytes"] if state else 0, self.step) if self.accelerator.is_main_process else None
@@ -99,7 +109,7 @@ class Run:
             self.order.total = min(self.total, self.step + stop_after)
         pin = self.accelerator.device.type == "cuda"
         set_training(self.model, self.t)
-        with TrainingProgress(self.step, self.total, self.t.batch_size, self.accelerator.is_main_process) as progress:
+        with TrainingProgress(self.step, self.total, self.order.batch_size, self.accelerator.is_main_process) as progress:
             for batch in training_loader(self.reader, self.order, self.t.workers, pin):
                 terms, lr = self._step(batch.to(self.accelerator.device))
                 self.step += 1
@@ -108,7 +118,10 @@ class Run:
         if self.order.total % self.t.save_every:
             self._save()
         if self.step == self.total and self.accelerator.is_main_process:
-            save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, step=self.step, not_loaded=self.not_loaded)
+            facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped": sorted(self.skipped)}
+            save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, **facts)
+        if self.skipped:
+            log.warning("%d pictures could not be read and were skipped; the first: %s", len(self.skipped), min(self.skipped))
         if self.log:
             self.log.close()
         self.accelerator.wait_for_everyone()
@@ -119,6 +132,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.skipped.update(batch.errors)
+        if self.step == 0 and len(batch.errors) == len(batch.images):
+            raise LowposeError(f"no picture of the first batch can be read: {batch.errors[0]}")
         self.optimizer.zero_grad(set_to_none=True)
         terms, count = compute_loss(self.model, self.bare.head, batch, self.accelerator.autocast)
         reduced = self.accelerator.reduce(torch.stack([count, *(v.detach() for v in terms.values())]), "sum")
@@ -156,9 +171,8 @@ class Run:
     def _validate(self) -> None:
         """Metrics of the current result weights on the validation split, into the log; nothing is chosen by them."""
         if self.log:
-
-
-            report = evaluate_model(self.result, self.config, bootstrap=0)
+            found = predict_split(self.result, self.val, self.config, self.accelerator.device)
+            report = measure(self.result, self.config, self.val, found, bootstrap=0)
             self.log.write({"step": self.step, "val": {k: v["value"] for k, v in report["metrics"].items()}})
             set_training(self.model, self.t)
         self.accelerator.wait_for_everyone()
@@ -213,10 +227,12 @@ def compute_loss(model: nn.Module, head: nn.Module, batch: PoseBatch, autocast: 
 
 
 def prepare_model(model: PoseModel, t: TrainConfig, device: torch.device) -> None:
+    if t.precision == "fp16" and device.type == "cpu":
+        raise LowposeError("train.precision=fp16 needs a GPU; a CPU trains with bf16 or no")
     if t.sync_bn:
         if device.type != "cuda":
             raise LowposeError("train.sync_bn needs GPUs; on a CPU statistics are per process, or fixed with train.freeze_bn=true")
-        model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+        convert_sync_batchnorm(model)  # timm's, which keeps the activation that some of its norms hold
     if t.channels_last:
         model.to(memory_format=torch.channels_last)
     model.to(device)
@@ -268,15 +284,23 @@ def recipe_key(config: RunConfig) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_folder(folder: Path, config: RunConfig, resume: bool) -> None:
-    """The run folder is new, or holds this very run. Raises: LowposeError otherwise."""
-    if resume:
-        state = load_state(folder)
-        if state is not None and state["recipe"] != recipe_key(config):
-            raise LowposeError(f"{folder}: holds a run of another recipe (see its recipe.yaml); give another --out")
-    elif (folder / STATE).exists() or (folder / WEIGHTS).exists():
+def check_folder(folder: Path, config: RunConfig, resume: bool) -> dict[str, Any] | None:
+    """The state to continue from; None if the run begins. Raises: LowposeError if the folder holds another run."""
+    if not resume and ((folder / STATE).exists() or (folder / WEIGHTS).exists()):
         raise LowposeError(f"{folder}: holds a run already; give --resume to continue it or another --out")
+    state = load_state(folder) if resume else None
+    if state is not None and state["recipe"] != recipe_key(config):
+        raise LowposeError(f"{folder}: holds a run of another recipe (see its recipe.yaml); give another --out")
+    if state is None and (folder / WEIGHTS).exists():
+        raise LowposeError(f"{folder}: holds weights but no training state to continue from; give another --out")
+    return state
+
+
+def begin_folder(folder: Path, config: RunConfig) -> None:
+    """Write the resolved recipe, and clear away states that a kill left half-written."""
     write_text(folder / "recipe.yaml", dump_config(config))
+    for left in folder.glob(f".{Path(STATE).stem}.*.part.*"):
+        left.unlink(missing_ok=True)
 
 
 def is_main_process() -> bool:

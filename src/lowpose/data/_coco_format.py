@@ -19,6 +19,7 @@ import numpy as np
 from lowpose.data._problems import BadAnnotation, note, tolerate
 from lowpose.data.lsp import read_picture
 from lowpose.errors import LowposeError, did_you_mean
+from lowpose.files import os_problem
 from lowpose.samples import PersonSample, PoseData
 from lowpose.skeletons import BUILT_IN, Skeleton
 
@@ -49,7 +50,7 @@ def read_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as e:
-        raise LowposeError(f"{path}: {e.strerror}") from None
+        raise os_problem(path, e) from None
     except UnicodeDecodeError:
         raise LowposeError(f"{path}: not JSON (not UTF-8 text)") from None
     try:

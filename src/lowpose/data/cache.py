@@ -6,7 +6,7 @@ instead (f: as coarse as leaves two stored pixels per crop pixel at the largest 
 close, not equal, and refused by `resample: paper`.
 
     DIR/KIND-SPLIT-KEY/manifest.json   what it was made from; written last
-                       index.npy       (N, 8) int64 per person: shard, offset, x0, y0, width, height, factor, crc32
+                       index.npy       (N, 10) int64 per person: shard, offset, x0, y0, width, height, factor, crc32, picture width, height
                        shard-000.bin   uint8 RGB rows
 
 KEY hashes the annotation files, the size and time of every picture, the persons and the settings: a stale
@@ -19,12 +19,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import secrets
 import shutil
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from lowpose import __version__
@@ -35,7 +37,7 @@ from lowpose.errors import LowposeError
 from lowpose.geometry import crop_region
 from lowpose.samples import PersonSample, PoseData
 
-VERSION = 1
+VERSION = 2
 SHARD_BYTES = 256 << 20
 log = logging.getLogger("lowpose")
 
@@ -54,8 +56,8 @@ class CropCache:
         for i, size in enumerate(manifest["shards"]):
             if (folder / _shard(i)).stat().st_size != size:
                 raise ValueError(f"{_shard(i)} has the wrong length")
-        if len(self.index) != manifest["persons"]:
-            raise ValueError("index.npy has the wrong length")
+        if zlib.crc32(self.index) != manifest["index"]:
+            raise ValueError("index.npy is damaged")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,7 +84,8 @@ class CropCache:
     def _forget(self, i: int) -> None:
         log.warning("%s: crop %d is damaged; read from its picture instead, the cache is rebuilt at the next start", self.folder, i)
         self.index[i, 4] = 0
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or a folder that cannot be written
+            (self.folder / "manifest.json").unlink()
 
 
 def open_cache(data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> CropCache:
@@ -102,7 +105,7 @@ def open_cache(data: PoseData, settings: InputConfig, augment: AugmentConfig | N
 def _open(folder: Path) -> CropCache | None:
     try:
         return CropCache(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, OSError, EOFError) as e:
         log.warning("%s: %s; building the cache again", folder, e)
@@ -141,7 +144,7 @@ def _facts(data: PoseData, settings: InputConfig, augment: AugmentConfig | None,
 
 
 def _build(folder: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> CropCache:
-    aside = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    aside = folder.with_name(f"{folder.name}.building-{secrets.token_hex(4)}")
     try:
         aside.mkdir(parents=True, exist_ok=True)
         _write(aside, facts, data, settings, augment, config)
@@ -167,7 +170,7 @@ def _write(aside: Path, facts: dict, data: PoseData, settings: InputConfig, augm
     current, image = None, None
     out = None
     try:
-        for i in track(order, "crop cache", disable=len(order) < 500, transient=True):
+        for i in track(order, "crop cache", console=Console(stderr=True), disable=len(order) < 500, transient=True):
             sample = data.samples[i]
             if sample.image != current:
                 current, image = sample.image, _read(data, sample.image, broken)
@@ -186,7 +189,7 @@ def _write(aside: Path, facts: dict, data: PoseData, settings: InputConfig, augm
         if out is not None:
             out.close()
     np.save(aside / "index.npy", index)
-    manifest = facts | {"persons": len(index), "shards": shards, "broken": broken}
+    manifest = facts | {"index": zlib.crc32(index), "shards": shards, "broken": broken}
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 

@@ -81,7 +81,9 @@ def _camera(source: Source, matrix: np.ndarray, size: Size, camera: CameraConfig
     back = to_opencv(scaling(1 / k, 1 / k))
     if k <= 1:
         return cv2.warpAffine(far, back, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _area(lambda window: cut(far, window), scaling(1 / k, 1 / k), size)
+    edge = 4  # as far as a window can reach over the border; there is no black frame around the far picture
+    wide = np.pad(far, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
+    return _area(lambda window: cut(wide, window, (-edge, -edge)), scaling(1 / k, 1 / k), size)
 
 
 def degrade(image: np.ndarray, blur: float, noise: float, quality: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,206 @@
+"""Wrong input and its one-line answers: tested by `test_bad_input`, listed in docs/errors.md.
+
+    python tests/bad_input_cases.py        writes docs/errors.md
+"""
+
+from __future__ import annotations
+
+import json
+
+from bad_input_world import (
+    COCO,
+    Case,
+    copy,
+    edit_coco,
+    explode,
+    full_cache,
+    full_disk,
+    hand,
+    no_permission,
+    offline,
+    recipe,
+    remove,
+    save_joints,
+    tensors,
+    together,
+    truncate,
+    write,
+)  # fmt: skip
+
+TRAIN, PREDICT = "lowpose train recipe.yaml --out new ", "lowpose predict pictures --weights run "
+ONCOCO = "lowpose train recipe.yaml data.kind=coco data.root=coco data.options={} --out new "
+ONLSP = "lowpose train recipe.yaml data.kind=lsp data.root=lsp data.options={} --out new "
+TRAIN_JSON, VAL_JSON = COCO.format("train"), COCO.format("val")
+PICTURE_FILES = [f"coco/images/{i}.jpg" for i in range(1, 9)]
+BEGUN = ("new/recipe.yaml", "new/metrics.jsonl", "new/tensorboard/...")  # what a run that stops may leave
+SKELETON = "name: three\nkeypoints: [left_a, right_a, b]\n"
+
+
+def _set(key: str, value, row: int = 0):
+    return lambda values: values["annotations"][row].update({key: value})
+
+
+def _nan_keypoint(values: dict) -> None:
+    values["annotations"][2]["keypoints"][3] = float("nan")
+
+
+def _nan_joint(joints):
+    joints[4, 0, 2] = float("nan")
+    return joints
+
+
+RECIPES = [
+    Case("recipe that does not exist", "lowpose train lspet/simcc_hrnet-w18-smal_64", "?"),
+    Case("recipe file that does not exist", "lowpose train none.yaml", "?"),
+    Case("recipe that is not YAML", "lowpose train bad.yaml", "?", write("bad.yaml", "train: {epochs: 3\nmodel: [")),
+    Case("recipe that is not text", "lowpose train bad.yaml", "?", write("bad.yaml", b"\xff\xd8\xff\xe0")),
+    Case("recipe that is a list", "lowpose train bad.yaml", "?", write("bad.yaml", "- 1\n- 2\n")),
+    Case("empty recipe with a wrong base", "lowpose train bad.yaml", "?", write("bad.yaml", "base: 3\n")),
+    Case("base recipes in a circle", "lowpose info bad.yaml", "?", write("bad.yaml", "base: bad.yaml\n")),
+    Case("unknown key", "lowpose train bad.yaml", "?", recipe("trian: {epochs: 1}\n")),
+    Case("unknown nested key", "lowpose train bad.yaml", "?", recipe("train: {epoch: 1}\n")),
+    Case("unknown key of a head", TRAIN + "head.splits=3", "?"),
+    Case("unknown head", TRAIN + "head.name=simc", "?"),
+    Case("head without a name", TRAIN + "head={}", "?"),
+    Case("value of a wrong kind", TRAIN + "train.epochs=many", "?"),
+    Case("mapping where a value belongs", TRAIN + "train.lr={a:1}", "?"),
+    Case("value where a mapping belongs", TRAIN + "train=3", "?"),
+    Case("value out of range", TRAIN + "train.lr=-1", "?"),
+    Case("size below zero", TRAIN + "input.size=[-64,64]", "?"),
+    Case("size that the backbone cannot take", "lowpose info recipe.yaml model.backbone=hrnet_w18_small input.size=[40,40]", "?"),
+    Case("camera heights the wrong way round", TRAIN + "input.resample=camera input.camera.height=[64,16]", "?"),
+    Case("camera height below zero", TRAIN + "input.camera.height=[-4,16]", "?"),
+    Case("JPEG quality above 100", TRAIN + "input.camera.jpeg=[60,160]", "?"),
+    Case("milestones that are no numbers", TRAIN + "train.milestones=[a]", "?"),
+    Case("override without =", TRAIN + "train.epochs", "?"),
+    Case("override into a value", TRAIN + "train.epochs.more=3", "?"),
+    Case("override that is not YAML", TRAIN + "'train.epochs=[1'", "?"),
+    Case("unknown backbone", TRAIN + "model.backbone=resnet19", "?"),
+    Case("deconvolutions on stride 4", "lowpose info recipe.yaml model.backbone=hrnet_w18_small model.neck=deconv", "?"),
+    Case("too few deconvolutions", TRAIN + "model.deconv=[8]", "?"),
+    Case("ImageNet weights without a network", TRAIN + "model.pretrained=imagenet model.backbone=resnet18", "?", patch=offline),
+    Case("pretrained file that does not exist", TRAIN + "model.pretrained=none.safetensors", "?"),
+    Case("pretrained file of another network", TRAIN + "model.pretrained=other.safetensors", "?", tensors("other.safetensors")),
+    Case("half precision on a CPU", TRAIN + "train.precision=fp16", "?"),
+    Case("even blur of a heatmap", TRAIN + "head={name:heatmap,decode:dark,blur:4}", "?"),
+    Case("recipe that does not exist, listed", "lowpose info synthetic", "?"),
+    Case("split that leaves one bin", TRAIN + "head.split=0.05", "?"),
+    Case("sync_bn without GPUs", TRAIN + "train.sync_bn=true", "?"),
+    Case("reduced cache with resample: paper", TRAIN + "input.resample=paper cache.dir=cache cache.reduced=true", "?"),
+]
+DATA = [
+    Case("unknown kind of data", TRAIN + "data.kind=cocoo", "?"),
+    Case("missing root", "lowpose train recipe.yaml data.kind=coco data.root=nowhere data.options={} --out new", "?"),
+    Case("root without annotations", "lowpose data check coco:pictures", "?"),
+    Case("unknown split", "lowpose data check coco:coco --split tset", "?"),
+    Case("unknown split of synthetic people", TRAIN + "data.train=trian", "?"),
+    Case("split without persons", ONCOCO, "?", edit_coco(lambda v: v.update(annotations=[]))),
+    Case("split without labelled joints", ONCOCO, "?", edit_coco(lambda v: [r.update(keypoints=[0] * 51) for r in v["annotations"]])),
+    Case("unknown option of synthetic people", TRAIN + "data.options.cuont=4", "?"),
+    Case("unknown option of COCO data", ONCOCO + "data.options.count=4", "?"),
+    Case("annotations cut short", ONCOCO, "?", truncate(TRAIN_JSON)),
+    Case("annotations that are not JSON", ONCOCO, "?", write(TRAIN_JSON, "hello")),
+    Case("annotations of another form", ONCOCO, "?", write(TRAIN_JSON, "[1, 2]")),
+    Case("annotations without keypoints", ONCOCO, "?", edit_coco(lambda v: v["categories"][0].pop("keypoints"))),
+    Case("NaN in COCO annotations", ONCOCO, "?", edit_coco(_nan_keypoint)),
+    Case("NaN in a box", ONCOCO, "?", edit_coco(_set("bbox", [0, 0, float("nan"), 5]))),
+    Case("joints that do not fit the skeleton", ONCOCO, "?", edit_coco(_set("keypoints", [1.0, 2.0, 2] * 16))),
+    Case("annotation in no picture", ONCOCO, "?", edit_coco(_set("image_id", 99))),
+    Case("two annotations of one id", ONCOCO, "?", edit_coco(_set("id", 2))),
+    Case("none of the pictures there", ONCOCO, "?", remove(*PICTURE_FILES)),
+    Case("NaN in joints.mat", ONLSP, "?", save_joints(_nan_joint)),
+    Case("joints.mat of another form", ONLSP, "?", save_joints(lambda joints: joints[:5])),
+    Case("joints.mat that is no MATLAB file", ONLSP, "?", write("lsp/joints.mat", "hello")),
+    Case("every picture broken", ONCOCO, "?", truncate(*PICTURE_FILES), leaves=BEGUN),
+    Case("skeleton file that does not exist", ONCOCO + "data.skeleton=none.yaml", "?"),
+    Case("unknown skeleton", ONCOCO + "data.skeleton=coco18", "?"),
+    Case("skeleton that is not YAML", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", "keypoints: [a")),
+    Case("skeleton with an unknown key", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON + "edge: []\n")),
+    Case("pair of an unknown keypoint", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON + "pairs: [[left_a, right_c]]\n")),
+    Case("keypoint in two pairs", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON + "pairs: [[left_a, right_a], [left_a, b]]\n")),
+    Case("keypoint paired with itself", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON + "pairs: [[b, b]]\n")),
+    Case("wrong number of sigmas", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON + "sigmas: [0.1]\n")),
+    Case("skeleton of another size", ONCOCO + "data.skeleton=s.yaml", "?", write("s.yaml", SKELETON)),
+    Case("detections of other pictures", "lowpose eval run --data coco:coco --boxes found.json", "?",
+         write("found.json", json.dumps([{"image_id": 77, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]))),
+    Case("detection without a score", "lowpose eval run --data coco:coco --boxes found.json", "?",
+         write("found.json", json.dumps([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]))),
+    Case("missing detections", "lowpose eval run --data coco:coco --boxes none.json", "?"),
+    Case("check of a missing folder", "lowpose data check coco:nowhere", "?"),
+    Case("check of an unknown kind", "lowpose data check koko:coco", "?"),
+    Case("unknown data set to get", "lowpose data get lspett", "?"),
+    Case("data that cannot be fetched", "lowpose data get crowdpose", "?"),
+]  # fmt: skip
+TRAINING = [
+    Case("run folder that holds a run", "lowpose train recipe.yaml --out run", "?"),
+    Case("resumed with another recipe", "lowpose train recipe.yaml train.lr=0.5 --out run --resume", "?"),
+    Case("resumed from a damaged state", "lowpose train recipe.yaml --out run --resume", "?", truncate("run/state.pt")),
+    Case("steps to stop after: 0", TRAIN + "--stop-after 0", "?"),
+    Case("option that does not exist", TRAIN + "--resme", "?"),
+    Case("batch that processes cannot share", ">>> lowpose.loader.TrainingOrder(8, 5, 0, 0, 1, ranks=2)", "?"),
+    Case("init of another skeleton", TRAIN + "init=hand.safetensors", "?", hand),
+    Case("init of another network", TRAIN + "init=run head.name=heatmap model.backbone=test_convnext model.deconv=[16,16,16]", "?"),
+    Case("init file that does not exist", TRAIN + "init=none.safetensors", "?"),
+    Case("loss that becomes NaN", TRAIN, "?", patch=explode(2), leaves=(*BEGUN, "new/state.pt")),
+    Case("loss that is NaN at once", TRAIN, "?", patch=explode(1), leaves=BEGUN),
+    Case("full disk while training", TRAIN, "?", patch=full_disk("recipe")),
+    Case("full disk when the state is saved", TRAIN, "?", patch=full_disk(".state"), leaves=BEGUN),
+    Case("full disk when the log is saved", TRAIN, "?", patch=full_disk("metrics.jsonl"), leaves=BEGUN),
+    Case("full disk when the weights are saved", TRAIN, "?", patch=full_disk(".weights"), leaves=(*BEGUN, "new/state.pt")),
+    Case("full disk while the cache is built", TRAIN + "cache.dir=cache", "?", patch=full_cache, leaves=("new/recipe.yaml", "cache/")),
+    Case("no permission", TRAIN, "?", patch=no_permission),
+    Case("run folder under a file", "lowpose train recipe.yaml --out boxes.json/run", "?"),
+    Case("cache under a file", TRAIN + "cache.dir=boxes.json/cache", "?"),
+    Case("comparison of one recipe", "lowpose compare recipe.yaml", "?"),
+    Case("comparison of a recipe with itself", "lowpose compare recipe.yaml recipe.yaml", "?"),
+    Case("comparison of different budgets", "lowpose compare recipe.yaml bad.yaml", "?", recipe("train: {epochs: 2}\n")),
+    Case("comparison on different data", "lowpose compare recipe.yaml bad.yaml", "?", recipe("data: {val: test}\n")),
+    Case("seed below zero", "lowpose compare recipe.yaml bad.yaml --seeds 0,-1", "?", recipe("name: b\n")),
+    Case("comparison in a folder of other runs", "lowpose compare recipe.yaml bad.yaml train.lr=0.1 --out others", "?",
+         together(recipe("name: b\n"), copy("run/weights.safetensors", "others/recipe/seed-0/weights.safetensors"))),
+    Case("seeds that are no numbers", "lowpose compare recipe.yaml bad.yaml --seeds one", "?", recipe("name: b\n")),
+]
+WEIGHTS = [
+    Case("missing weights", "lowpose eval none.safetensors", "?"),
+    Case("run folder without weights", "lowpose eval pictures", "?"),
+    Case("weights that are cut short", "lowpose eval run", "?", truncate("run/weights.safetensors")),
+    Case("weights of somebody else", "lowpose eval other.safetensors", "?", tensors("other.safetensors")),
+    Case("weights with a damaged description", "lowpose eval other.safetensors", "?", tensors("other.safetensors", {"lowpose": "{}"})),
+    Case("weights for another skeleton", "lowpose eval run --data lsp:lsp --split all", "?"),
+    Case("evaluation on a missing folder", "lowpose eval run --data coco:nowhere", "?"),
+    Case("evaluation with an unknown key", "lowpose eval run eval.flop=true", "?"),
+    Case("results under a file", "lowpose eval run --bootstrap 0 --out report --json boxes.json/r.json", "?",
+         leaves=("report/card.json", "report/card.md", "report/predictions.npz")),
+    Case("full disk while the card is written", "lowpose eval run --bootstrap 0", "?", patch=full_disk(".card")),
+    Case("sheet of a run without weights", "lowpose sheet pictures", "?"),
+    Case("training state given as weights", "lowpose eval run/state.pt", "?"),
+    Case("export of a picture", ">>> lowpose.export.export_onnx('pictures/a.jpg')", "?"),
+    Case("export to another suffix", ">>> lowpose.export.export_onnx('run', 'model.pt')", "?"),
+]
+PICTURES = [
+    Case("missing picture", "lowpose predict none.jpg --weights run", "?"),
+    Case("folder without pictures", "lowpose predict coco/annotations --weights run", "?"),
+    Case("text called a picture", "lowpose predict c.jpg --weights run", "?", write("c.jpg", "hello")),
+    Case("empty picture", "lowpose predict c.png --weights run", "?", write("c.png", "")),
+    Case("truncated picture", "lowpose predict pictures/a.jpg --weights run", "?", truncate("pictures/a.jpg")),
+    Case("every picture truncated", PREDICT, "?", truncate("pictures/a.jpg", "pictures/b.jpg")),
+    Case("empty video", "lowpose predict v.mp4 --weights run", "?", write("v.mp4", "")),
+    Case("predict with missing weights", "lowpose predict pictures --weights none", "?"),
+    Case("predict with a text called .onnx", "lowpose predict pictures --weights m.onnx", "?", write("m.onnx", "hello")),
+    Case("threshold out of range", PREDICT + "--threshold 1.5", "?"),
+    Case("no permission for the results", PREDICT, "?", patch=no_permission),
+    Case("full disk while results are written", PREDICT + "--no-draw", "?", patch=full_disk(".results")),
+    Case("results under a file", PREDICT + "--out boxes.json", "?"),
+    Case("boxes of an unknown suffix", PREDICT + "--boxes boxes.xml", "?", write("boxes.xml", "<a/>")),
+    Case("missing boxes", PREDICT + "--boxes none.json", "?"),
+    Case("boxes that are not JSON", PREDICT + "--boxes b.json", "?", write("b.json", "[1,")),
+    Case("boxes for other pictures", PREDICT + "--boxes b.json", "?", write("b.json", '{"z.jpg": [[0, 0, 9, 9]]}')),
+    Case("box of no area", PREDICT + "--boxes b.json", "?", write("b.json", '{"a.jpg": [[0, 0, 0, 9]]}')),
+    Case("NaN in a box file", PREDICT + "--boxes b.json", "?", write("b.json", '{"a.jpg": [[0, NaN, 9, 9]]}')),
+    Case("bad line of a CSV", PREDICT + "--boxes b.csv", "?", write("b.csv", "a.jpg,0,0,9,9\nb.jpg,0,0,x,9\n")),
+    Case("CSV of changing width", PREDICT + "--boxes b.csv", "?", write("b.csv", "a.jpg,0,0,9,9\nb.jpg,0,0\n")),
+    Case("box far outside", PREDICT + "--boxes b.json", "?", write("b.json", '{"a.jpg": [[0, 0, 90000, 9]]}')),
+    Case("array that is no picture", ">>> lowpose.load('run').predict(np.zeros((8, 8)))", "?"),
+    Case("box without area", ">>> lowpose.load('run').predict(np.zeros((8, 8, 3), np.uint8), [[1, 1, 0, 4]])", "?"),
+]
+CASES = {"Recipes": RECIPES, "Data": DATA, "Training and comparing": TRAINING, "Weights": WEIGHTS, "Pictures and boxes": PICTURES}

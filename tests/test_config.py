@@ -1,0 +1,102 @@
+"""Recipes: strictness at every level, bases, overrides and the way back."""
+
+from __future__ import annotations
+
+import pytest
+
+from lowpose.config import RunConfig, apply_overrides, dump_config, load_config, recipe_names
+from lowpose.errors import LowposeError
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str, name: str = "own"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_overrides_are_yaml(recipe):
+    path = recipe("train: {epochs: 3}\nhead: {name: simcc, split: 3}")
+    config = load_config(path, ["train.lr=1e-4", "input.size=[48, 64]", "head.split=2", "cache.dir=null", "data.options.count=5"])
+    assert config.train.epochs == 3 and config.train.lr == 1e-4 and config.input.size == (48, 64)
+    assert config.head == {"name": "simcc", "split": 2} and config.data.options == {"count": 5}
+    assert config.name == "own"
+
+
+@pytest.mark.parametrize(
+    "override,answer",
+    [
+        ("trian.epochs=3", "unknown key 'trian'; did you mean 'train'"),
+        ("train.epoch=3", "unknown key 'train.epoch'; did you mean 'epochs'"),
+        ("input.camera.hight=[3, 4]", "unknown key 'input.camera.hight'; did you mean 'height'"),
+        ("paper={title: t, table: t, row: r, metrics: m}", "metric"),
+        ("train.epochs=many", "'train.epochs' = 'many': "),
+        ("train.epochs=1.5", "'train.epochs' = 1.5"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.lr=.nan", "'train.lr' = nan"),
+        ("input.size=64", "'input.size' = 64"),
+        ("input.size=[64, 4]", "8 to 4096"),
+        ("input.resample=aera", "'area', 'paper' or 'camera'"),
+        ("input.camera.height=[0, 32]", "height must be"),
+        ("input.camera.jpeg=[90, 60]", "jpeg must be"),
+        ("augment.flip=2", "'augment.flip' = 2"),
+        ("train.epochs", "an override is key=value"),
+        ("=3", "an override is key=value"),
+        ("train.epochs=[", "not YAML"),
+        ("name.sub=3", "'name' holds a value"),
+    ],
+)
+def test_refused_in_one_line(recipe, override, answer):
+    with pytest.raises(LowposeError) as e:
+        load_config(recipe("name: x"), [override])
+    assert answer in str(e.value) and "\n" not in str(e.value)
+
+
+def test_bases_merge_and_another_head_starts_afresh(recipe):
+    low = recipe("data: {kind: lsp, root: here}\nhead: {name: simcc, split: 3}\ntrain: {lr: 0.5, epochs: 7}", "low")
+    same = load_config(recipe(f"base: {low}\nhead: {{name: simcc, target: hard}}\ntrain: {{epochs: 9}}"))
+    assert same.head == {"name": "simcc", "target": "hard", "split": 3}
+    assert same.train.lr == 0.5 and same.train.epochs == 9 and same.data.root == "here"
+    other = load_config(recipe(f"base: {low}\nhead: {{name: heatmap}}\ndata: {{kind: synthetic}}"))
+    assert other.head == {"name": "heatmap"} and other.data.root is None and other.train.lr == 0.5
+
+
+def test_several_bases_come_in_order(recipe):
+    a, b = recipe("train: {lr: 0.1, epochs: 2}", "a"), recipe("train: {lr: 0.2}", "b")
+    config = load_config(recipe(f"base: [{a}, {b}]"))
+    assert (config.train.lr, config.train.epochs) == (0.2, 2)
+
+
+def test_bad_files(recipe, tmp_path):
+    with pytest.raises(LowposeError, match="no such recipe file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(LowposeError, match="unknown recipe 'lspet/simc_"):
+        load_config("lspet/simc_x")
+    name = recipe_names()[0]
+    with pytest.raises(LowposeError, match=f"did you mean '{name}'"):
+        load_config(name[:-1])
+    with pytest.raises(LowposeError, match="mapping of keys"):
+        load_config(recipe("[1, 2]"))
+    with pytest.raises(LowposeError, match="not YAML"):
+        load_config(recipe("a: ["))
+    with pytest.raises(LowposeError, match="'base' is the name of a recipe"):
+        load_config(recipe("base: 5"))
+    with pytest.raises(LowposeError, match="form a circle"):
+        load_config(recipe(f"base: {tmp_path / 'own.yaml'}"))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_round_trip_of_every_recipe(name, recipe):
+    config = load_config(name)
+    assert config.name == name
+    assert load_config(recipe(dump_config(config))) == config
+
+
+def test_configs_cannot_change():
+    with pytest.raises(Exception, match="frozen"):
+        RunConfig().train.epochs = 3
+    values = {"train": {"lr": 1}}
+    assert apply_overrides(values, ["train.lr=2"])["train"]["lr"] == 2
