@@ -17,7 +17,7 @@ from lowpose.images import write_image
 
 
 def tiny_model(out: Path, people: int, epochs: int) -> Path:
-    settings = [f"data.options.count={people}", f"train.epochs={epochs}", "train.batch_size=32", f"cache.dir={out / 'cache'}"]
+    settings = [f"data.options.count={people}", f"train.epochs={epochs}", "train.batch_size=16", f"cache.dir={out / 'cache'}"]
     return lowpose.train(lowpose.load_config("synthetic/simcc_hrnet-w18-small_32", settings), out / "run", resume=True)
 
 
@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "WIDTH", "HEIGHT"))
+    parser.add_argument("--threshold", type=float, default=0.0, help="least score of a joint that is drawn")
     parser.add_argument("--out", type=Path, default=Path("runs/examples/predict"))
     parser.add_argument("--people", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=25)
     args = parser.parse_args()
 
     model = lowpose.load(args.weights or tiny_model(args.out, args.people, args.epochs))
@@ -47,7 +48,7 @@ def main() -> None:
     for person, (points, scores) in enumerate(zip(poses.keypoints, poses.scores, strict=True)):
         best = int(scores.argmax())
         print(f"person {person}: surest joint {names[best]} at {points[best].round(1)}, score {scores[best]:.2f}")
-    write_image(args.out / "poses.png", lowpose.draw_poses(image, poses, threshold=0.1, boxes=True, scale=2))
+    write_image(args.out / "poses.png", lowpose.draw_poses(image, poses, threshold=args.threshold, boxes=True, scale=2))
     print(args.out / "poses.png")
 
 

@@ -8,12 +8,12 @@ It writes what you would bring: pictures, annotations/train.json and val.json, s
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 import lowpose
+from lowpose.files import write_json, write_text
 from lowpose.images import write_image
 
 SKELETON = """\
@@ -28,15 +28,15 @@ RECIPE = """\
 base: synthetic/simcc_hrnet-w18-small_32
 data: {{kind: coco, root: {root}, train: train, val: val, skeleton: {root}/star5.yaml}}
 cache: {{dir: {root}/cache}}
-train: {{epochs: {epochs}, batch_size: 32}}
+train: {{epochs: {epochs}, batch_size: 16}}
 """
 
 
 def write_split(root: Path, split: str, people: int) -> None:
     """Pictures and a COCO-format file; a keypoint is x, y (pixel indices, so -0.5) and 0, 1 or 2 for visibility."""
     data = lowpose.load_data("synthetic", split=split, skeleton=str(root / "star5.yaml"), options={"count": people})
-    person = {"id": 1, "name": "person", "keypoints": list(data.skeleton.keypoints)}
-    coco = {"images": [], "annotations": [], "categories": [person]}
+    names = list(data.skeleton.keypoints)
+    coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person", "keypoints": names}]}
     for s in data.samples:
         image, name = data.read(s.image), f"{s.id:06d}.jpg"
         write_image(root / "images" / split / name, image)
@@ -44,8 +44,7 @@ def write_split(root: Path, split: str, people: int) -> None:
         points = np.column_stack([s.keypoints - 0.5, s.visibility]).ravel().tolist()
         person = {"id": s.id, "image_id": s.id, "category_id": 1, "bbox": s.box.tolist(), "area": s.area}
         coco["annotations"].append({**person, "keypoints": points})
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"{split}.json").write_text(json.dumps(coco))
+    write_json(root / "annotations" / f"{split}.json", coco)
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -53,11 +52,9 @@ parser.add_argument("--out", type=Path, default=Path("runs/examples/star5"))
 parser.add_argument("--people", type=int, default=200)
 parser.add_argument("--epochs", type=int, default=20)
 args = parser.parse_args()
-args.out.mkdir(parents=True, exist_ok=True)
-(args.out / "star5.yaml").write_text(SKELETON)
-(args.out / "recipe.yaml").write_text(RECIPE.format(root=args.out, epochs=args.epochs))
+write_text(args.out / "star5.yaml", SKELETON)
+write_text(args.out / "star5_32.yaml", RECIPE.format(root=args.out, epochs=args.epochs))
 for split in ("train", "val"):
     write_split(args.out, split, args.people)
-run = lowpose.train(lowpose.load_config(args.out / "recipe.yaml"), args.out / "run", resume=True)
-card = lowpose.evaluate(run)
-print(f"{run / 'card.md'}: " + ", ".join(f"{name} {m['value']:.1f}" for name, m in card["metrics"].items()))
+metrics = lowpose.evaluate(lowpose.train(lowpose.load_config(args.out / "star5_32.yaml"), args.out / "run", resume=True))["metrics"]
+print(f"{args.out / 'run' / 'card.md'}: " + ", ".join(f"{name} {m['value']:.1f}" for name, m in metrics.items()))

@@ -15,8 +15,8 @@ import lowpose
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--out", type=Path, default=Path("runs/examples/compare"))
-parser.add_argument("--people", type=int, default=128)
-parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--people", type=int, default=96)
+parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
 args = parser.parse_args()
 

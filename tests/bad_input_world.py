@@ -1,13 +1,14 @@
 """A small world in which everything is right, for `bad_input_cases` to put one thing wrong in.
 
-    recipe.yaml run/            a recipe and its trained run (synthetic people, a network of 0.4 million weights)
-    coco/ lsp/                  eight pictures of 64 x 64 in the forms of COCO and LSPET
-    pictures/ boxes.json        two pictures and their boxes
+recipe.yaml run/            a recipe and its trained run (synthetic people, a network of 0.4 million weights)
+coco/ lsp/                  eight pictures of 64 x 64 in the forms of COCO and LSPET
+pictures/ boxes.json        two pictures and their boxes
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -34,18 +35,16 @@ COCO = "coco/annotations/person_keypoints_{}2017.json"
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is wrong, and its answer.
+    """One thing that is wrong; its answer is in bad_input_answers.json.
 
     Attributes:
         wrong: what, in words. command: a command line, or Python after '>>> '; the folder of the world is the current one.
-        answer: the line; '...' stands for words of another library or of the machine.
         prepare: puts the wrong thing into the world, `prepare(folder)`. patch: into the program, `patch(monkeypatch)`.
         leaves: files that may be new or changed afterwards.
     """
 
     wrong: str
     command: str
-    answer: str
     prepare: Callable[[Path], Any] = lambda folder: None
     patch: Callable[[Any], None] = lambda monkeypatch: None
     leaves: tuple[str, ...] = ()
@@ -53,12 +52,14 @@ class Case:
 
 def build(folder: Path) -> None:
     """Write the world into an empty folder."""
-    import lowpose
+    from lowpose.config import load_config
+    from lowpose.data import load_data
     from lowpose.images import write_image
     from lowpose.skeletons import COCO17
+    from lowpose.train import train
 
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    data = lowpose.load_data("synthetic", split="train", options=RECIPE["data"]["options"])
+    data = load_data("synthetic", split="train", options=RECIPE["data"]["options"])
     images, rows = [], []
     for sample in data.samples:
         picture = data.read(sample.image)
@@ -76,7 +77,7 @@ def build(folder: Path) -> None:
     for i, name in enumerate("ab"):
         write_image(folder / f"pictures/{name}.jpg", data.read(data.samples[i].image))
     write("boxes.json", json.dumps({"a.jpg": [[0, 0, 64, 64]], "b.jpg": [[0, 0, 64, 64]]}))(folder)
-    lowpose.train(lowpose.load_config(folder / "recipe.yaml"), folder / "run")
+    train(load_config(folder / "recipe.yaml"), folder / "run")
 
 
 def joints_like_lspet(count: int = 8) -> np.ndarray:
@@ -219,8 +220,7 @@ def explode(step: int) -> Callable[[Any], None]:
     """The loss of this step (from 1) is NaN."""
 
     def patch(monkeypatch) -> None:
-        from lowpose import train
-
+        train = importlib.import_module("lowpose.train")
         compute, calls = train.compute_loss, []
 
         def wrong(*args: Any):

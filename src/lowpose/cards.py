@@ -14,7 +14,7 @@ from lowpose.files import write_json, write_text
 from lowpose.samples import PoseData
 
 CONVENTION = "continuous pixels (pixel i covers [i, i+1)), also for recipes of published rows; see docs/conventions.md"
-PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "faster-coco-eval")
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "faster-coco-eval", "onnxruntime")
 
 
 def versions() -> dict[str, str]:
@@ -103,6 +103,8 @@ def markdown(card: dict[str, Any]) -> str:
     if card["skipped_pictures"]:
         lines += ["", f"Pictures that could not be read: {len(card['skipped_pictures'])}"]
         lines += [f"- {line}" for line in card["skipped_pictures"][:10]]
+    if card.get("skipped_in_training"):
+        lines += ["", f"Pictures that training could not read: {len(card['skipped_in_training'])} (named in card.json)"]
     lines += ["", f"Coordinates: {card['convention']}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()) + "."]
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]

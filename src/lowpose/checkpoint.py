@@ -6,19 +6,18 @@ Nothing is ever unpickled: states are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lowpose import __version__
 from lowpose.config import RunConfig, parse_config
 from lowpose.errors import LowposeError
-from lowpose.files import whole
+from lowpose.files import whole, write_bytes
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.skeletons import Skeleton
 
@@ -32,8 +31,7 @@ def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skel
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     about = {"version": __version__, "config": config.model_dump(mode="json", exclude_none=True), "skeleton": skeleton.to_dict(), **facts}
-    with whole(path) as aside:
-        _written(path, save_file, state, str(aside), {"lowpose": json.dumps(about)})
+    write_bytes(path, save(state, {"lowpose": json.dumps(about)}))
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,29 +110,24 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
                 rows_to, rows_from = zip(*shared, strict=True)
                 own.view(groups, len(model.skeleton), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(source), -1)[:, list(rows_from)]
                 missing += [f"{name}[{n}]" for n in model.skeleton.keypoints if n not in source.keypoints]
-                taken += 1
+                taken += own.ndim > 1  # norms, biases and counters may fit by chance
             elif given.shape == own.shape and not groups:
                 own.copy_(given)
-                taken += 1
+                taken += own.ndim > 1  # norms, biases and counters may fit by chance
             else:
                 missing.append(f"{name} (here {tuple(own.shape)}, there {tuple(given.shape)})")
     if taken == 0:
-        raise LowposeError(f"{path}: none of its {len(state)} tensors fits this model; another backbone or head?")
+        raise LowposeError(f"{path}: none of its {len(state)} tensors fits this model; are they of another backbone?")
     return missing
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """The whole training state, written aside and renamed."""
     with whole(folder / STATE) as aside:
-        _written(folder / STATE, torch.save, state, aside)
-
-
-def _written(path: Path, write: Callable[..., None], *args: Any) -> None:
-    """`write(*args)`; both libraries answer a full disk with errors of their own, which are no OSError."""
-    try:
-        write(*args)
-    except (RuntimeError, SafetensorError) as e:
-        raise LowposeError(f"{path}: cannot be written; is the disk full? ({str(e).splitlines()[0]})") from None
+        try:
+            torch.save(state, aside)
+        except RuntimeError as e:  # torch's own answer to a full disk, which is no OSError
+            raise LowposeError(f"{folder / STATE}: cannot be written; is the disk full? ({str(e).splitlines()[0]})") from None
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

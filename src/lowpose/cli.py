@@ -17,6 +17,8 @@ from rich.table import Table
 from lowpose import __version__
 from lowpose.errors import LowposeError
 
+PUBLISHED = ("coco", "mpii", "crowdpose")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=(
     "Human pose estimation for people a few dozen pixels tall."
 ))  # fmt: skip
@@ -101,11 +103,11 @@ def recipes(as_json: AsJson = False) -> None:
     rows = list_recipes()
     if as_json:
         return _print_json(rows)
-    table = Table("recipe", "head", "published row", "metric", "value")
+    table = Table("recipe", "published row", "metric", "value")
     for r in rows:
-        p = r.get("paper", {})
-        value = "" if not p else ("not printed" if p.get("value") is None else str(p["value"]))
-        table.add_row(r["name"], r["head"], f"{p['title']}, {p['table']}: {p['row']}" if p else "ours", p.get("metric", ""), value)
+        p = r.get("paper")
+        row = f"{p['title'][:24]}..., {p['table'].split(' on ')[0]}: {p['row']}" if p else ("no printed row" if r["data"] in PUBLISHED else "ours")
+        table.add_row(r["name"], row, p["metric"] if p else "", str(p["value"]) if p else "")
     console.print(table)
 
 
@@ -246,9 +248,24 @@ def compare(
 
 
 @app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; default beside the weights.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Flip test inside; default as the recipe evaluates.")] = None,
+) -> None:
+    """Write weights as one .onnx file that needs no torch, after checking that it gives torch's answers."""
+    from lowpose.export import export_onnx
+
+    if to != "onnx":
+        raise LowposeError(f"--to {to}: only onnx can be written")
+    console.print(str(export_onnx(weights, out, flip=flip)), soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 4.5,
 ) -> None:
     """Train, measure and predict on synthetic people at 32, 64 and 128 pixels; needs no data and no network."""
     from lowpose.demo import run_demo

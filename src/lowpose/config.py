@@ -137,6 +137,8 @@ class PaperConfig(Strict):
 
 
 class RunConfig(Strict):
+    """A whole recipe. `head` holds the name of a head and that head's settings; `init` names weights to start from."""
+
     name: str = "run"
     task: Literal["pose"] = "pose"
     data: DataConfig = DataConfig()

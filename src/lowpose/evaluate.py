@@ -148,7 +148,7 @@ def evaluate(
 def training_facts(weights: Path) -> dict[str, Any]:
     """What the weights file says of its training."""
     about = read_weights(weights)[1]
-    return {k: about[k] for k in ("step", "not_loaded", "training") if about.get(k)}
+    return {k: about[k] for k in ("step", "not_loaded", "skipped_in_training", "training") if about.get(k)}
 
 
 def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:

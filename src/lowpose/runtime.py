@@ -93,13 +93,14 @@ def check_boxes(boxes: Any, scores: Any, image: np.ndarray) -> tuple[np.ndarray,
         array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise LowposeError(f"boxes are (P, 4): x, y, width, height in picture pixels, not {_form(boxes)}")
-    limit = LARGEST_BOX * max(image.shape[:2])
+    height, width = image.shape[:2]
+    limit = LARGEST_BOX * max(width, height)
     for i, box in enumerate(array):
         if not np.isfinite(box).all() or min(box[2:]) <= 0:
             raise LowposeError(f"box {i} = {box.tolist()} must be four finite numbers with width and height above 0")
         if np.abs(box).max() > limit:
             raise LowposeError(
-                f"box {i} = {box.tolist()} is far larger than its picture of {image.shape[1]} x {image.shape[0]} pixels, or far away"
+                f"box {i} = {box.tolist()} is far larger than its picture of {width} x {height} pixels or far away"
             )
     weights = np.ones(len(array)) if scores is None else _numbers(scores)
     if weights.shape != (len(array),) or not np.isfinite(weights).all():

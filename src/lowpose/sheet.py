@@ -59,8 +59,8 @@ def ranked(data: PoseData, found: Predictions, config: RunConfig) -> tuple[np.nd
 
 
 def person_tile(reader: CropReader, found: Predictions, i: int, size: int = 192) -> np.ndarray:
-    """(size, size, 3) crop as the model saw it, enlarged, with predicted and labelled skeleton."""
+    """(size, size, 3) crop as the model saw it, enlarged, with all predicted joints and the labelled skeleton."""
     crop = reader.crop(i)
     keypoints = transform(crop.matrix, found.keypoints[i])
     truth = np.where(crop.weight[:, None] > 0, crop.keypoints, np.nan)
-    return draw_crop(crop.image, keypoints, found.scores[i], reader.data.skeleton, size, gt=truth)
+    return draw_crop(crop.image, keypoints, None, reader.data.skeleton, size, gt=truth)

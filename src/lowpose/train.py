@@ -70,9 +70,9 @@ class Run:
         if self.val is not None:
             check_skeleton(model, self.val)
         self.not_loaded = initialise(model, config.init) if config.init else []
+        if self.not_loaded and state is None:
+            log.warning("%s: %d tensors begin anew, as %s; the card lists them", config.init, len(self.not_loaded), ", ".join(self.not_loaded[:3]))
         prepare_model(model, self.t, self.accelerator.device)
-        if self.accelerator.is_main_process:
-            begin_folder(folder, config)
         self.reader = self._reader()
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
         optimizer = make_optimizer(model, self.t)
@@ -84,6 +84,8 @@ class Run:
         self.total = self.t.epochs * self.order.steps_per_epoch
         if state is not None:
             self._restore(state)
+        if self.accelerator.is_main_process:  # from here on nothing is wrong with the input
+            begin_folder(folder, config)
         self.log = Log(folder, state["log_bytes"] if state else 0, self.step) if self.accelerator.is_main_process else None
 
     @property
@@ -118,7 +120,7 @@ class Run:
         if self.order.total % self.t.save_every:
             self._save()
         if self.step == self.total and self.accelerator.is_main_process:
-            facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped": sorted(self.skipped)}
+            facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped_in_training": sorted(self.skipped)}
             save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, **facts)
         if self.skipped:
             log.warning("%d pictures could not be read and were skipped; the first: %s", len(self.skipped), min(self.skipped))
