@@ -56,5 +56,5 @@ write_text(args.out / "star5.yaml", SKELETON)
 write_text(args.out / "star5_32.yaml", RECIPE.format(root=args.out, epochs=args.epochs))
 for split in ("train", "val"):
     write_split(args.out, split, args.people)
-metrics = lowpose.evaluate(lowpose.train(lowpose.load_config(args.out / "star5_32.yaml"), args.out / "run", resume=True))["metrics"]
-print(f"{args.out / 'run' / 'card.md'}: " + ", ".join(f"{name} {m['value']:.1f}" for name, m in metrics.items()))
+run = lowpose.train(lowpose.load_config(args.out / "star5_32.yaml"), args.out / "run", resume=True)
+print(", ".join(f"{name} {m['value']:.1f}" for name, m in lowpose.evaluate(run)["metrics"].items()) + f"; see {run}/card.md")

@@ -33,14 +33,14 @@ from bad_input_world import (
 TRAIN, PREDICT = "lowpose train recipe.yaml --out new ", "lowpose predict pictures --weights run "
 ONCOCO = "lowpose train recipe.yaml data.kind=coco data.root=coco data.options={} --out new "
 ONLSP = "lowpose train recipe.yaml data.kind=lsp data.root=lsp data.options={} --out new "
-TRAIN_JSON, VAL_JSON = COCO.format("train"), COCO.format("val")
+TRAIN_JSON = COCO.format("train")
 PICTURE_FILES = [f"coco/images/{i}.jpg" for i in range(1, 9)]
 BEGUN = ("new/recipe.yaml", "new/metrics.jsonl", "new/tensorboard/...")  # what a run that stops may leave
 SKELETON = "name: three\nkeypoints: [left_a, right_a, b]\n"
 
 
-def _set(key: str, value, row: int = 0):
-    return lambda values: values["annotations"][row].update({key: value})
+def _set(key: str, value):
+    return lambda values: values["annotations"][0].update({key: value})
 
 
 def _nan_keypoint(values: dict) -> None:
@@ -66,7 +66,7 @@ RECIPES = [
     Case("unknown head", TRAIN + "head.name=simc"),
     Case("head without a name", TRAIN + "head={}"),
     Case("value of a wrong kind", TRAIN + "train.epochs=many"),
-    Case("mapping where a value belongs", TRAIN + "train.lr={a:1}"),
+    Case("mapping where a value belongs", TRAIN + "'train.lr={a: 1}'"),
     Case("value where a mapping belongs", TRAIN + "train=3"),
     Case("value out of range", TRAIN + "train.lr=-1"),
     Case("size below zero", TRAIN + "input.size=[-64,64]"),
@@ -85,7 +85,7 @@ RECIPES = [
     Case("pretrained file that does not exist", TRAIN + "model.pretrained=none.safetensors"),
     Case("pretrained file of another network", TRAIN + "model.pretrained=other.safetensors", tensors("other.safetensors")),
     Case("half precision on a CPU", TRAIN + "train.precision=fp16"),
-    Case("even blur of a heatmap", TRAIN + "head={name:heatmap,decode:dark,blur:4}"),
+    Case("even blur of a heatmap", TRAIN + "'head={name: heatmap, decode: dark, blur: 4}'"),
     Case("recipe that is like none", "lowpose info synthetic"),
     Case("split that leaves one bin", TRAIN + "head.split=0.05"),
     Case("sync_bn without GPUs", TRAIN + "train.sync_bn=true"),
@@ -151,6 +151,7 @@ TRAINING = [
     Case("resumed with another recipe", "lowpose train recipe.yaml train.lr=0.5 --out run --resume"),
     Case("resumed from a damaged state", "lowpose train recipe.yaml --out run --resume", truncate("run/state.pt")),
     Case("steps to stop after: 0", TRAIN + "--stop-after 0"),
+    Case("command that does not exist", "lowpose trian recipe.yaml"),
     Case("option that does not exist", TRAIN + "--resme"),
     Case("batch that processes cannot share", ">>> TrainingOrder(8, 5, 0, 0, 1, ranks=2)"),
     Case("init of another skeleton", TRAIN + "init=hand.safetensors", hand),
@@ -235,7 +236,7 @@ def page() -> str:
     lines = [
         "# Wrong input and its answers",
         "",
-        "`tests/test_bad_input.py` runs all of these cases, and checks that the answer is this one line, that the exit code is 2,",
+        "`tests/test_bad_input.py` runs all of these cases and checks that the answer is this one line, the exit code is 2,",
         "and that nothing is left behind. `...` stands for words of another library or of the machine.",
         "This page is written by `python tests/bad_input_cases.py`.",
     ]

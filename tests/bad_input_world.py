@@ -101,11 +101,11 @@ def recipe(text: str) -> Callable[[Path], None]:
     return write("bad.yaml", f"base: recipe.yaml\n{text}")
 
 
-def edit_coco(change: Callable[[dict], None], split: str = "train") -> Callable[[Path], None]:
+def edit_coco(change: Callable[[dict], None]) -> Callable[[Path], None]:
     """Change the annotations; NaN is written as Python's JSON does."""
 
     def prepare(folder: Path) -> None:
-        path = folder / COCO.format(split)
+        path = folder / COCO.format("train")
         values = json.loads(path.read_text())
         change(values)
         path.write_text(json.dumps(values))

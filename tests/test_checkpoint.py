@@ -51,7 +51,9 @@ def test_half_is_half_the_size(tmp_path):
 def test_loading_needs_no_network_and_no_init_file(tmp_path):
     """The recipe's own `pretrained: imagenet` and `init` played their part when training began."""
     model, config = model_of()
-    config = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "/nowhere.pth"}), "init": "/nowhere"})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"pretrained": "/nowhere.pth"}), "init": "/nowhere"}
+    )
     save_weights(tmp_path / "w.safetensors", model, config, COCO17)
     load_model(tmp_path / "w.safetensors")
 
@@ -182,13 +184,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_state(tmp_path):
         from lowpose.config import RunConfig
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         model, folder = torch.nn.Linear(300, 300), Path({str(tmp_path)!r})
-        for write in (lambda: save_state(folder, model.state_dict()), lambda: save_weights(folder / "w.safetensors", model, RunConfig(), COCO17)):
+        state = lambda: save_state(folder, model.state_dict())
+        weights = lambda: save_weights(folder / "w.safetensors", model, RunConfig(), COCO17)
+        for write in (state, weights):
             try:
                 write()
             except LowposeError as e:
                 print(e)
     """
-    lines = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert len(lines) == 2 and "state.pt: cannot be written; is the disk full?" in lines[0]
     assert "w.safetensors: file too large" in lines[1]
     assert (tmp_path / STATE).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [STATE]

@@ -14,7 +14,13 @@ def views(n=40, seed=0):
     for _ in range(n):
         box = np.array([*rng.uniform(-50, 900, 2), *rng.uniform(3, 500, 2)])
         size = tuple(int(v) for v in rng.integers(16, 300, 2))
-        yield box, size, dict(padding=rng.uniform(0.8, 2), scale=rng.uniform(0.5, 1.6), rotation=rng.uniform(-120, 120), flip=rng.random() < 0.5)
+        yield (
+            box,
+            size,
+            dict(
+                padding=rng.uniform(0.8, 2), scale=rng.uniform(0.5, 1.6), rotation=rng.uniform(-120, 120), flip=rng.random() < 0.5
+            ),
+        )
 
 
 def homogeneous(box, size, padding, scale, rotation, flip):
@@ -63,7 +69,7 @@ def test_flip_is_the_mirrored_crop_and_clockwise_is_clockwise():
     flipped = g.transform(g.crop_matrix(box, (48, 64), rotation=25, flip=True), points)
     assert np.allclose(flipped, plain * [-1, 1] + [48, 0])
     above = [[40, 60]]  # 10 px above the box's centre; turned clockwise by 90 degrees it lies to the right
-    (x, y), = g.transform(g.crop_matrix(box, (64, 64), rotation=90), above)
+    ((x, y),) = g.transform(g.crop_matrix(box, (64, 64), rotation=90), above)
     assert x > 32 and y == pytest.approx(32)
 
 

@@ -12,11 +12,10 @@ import pytest
 import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
-WITHOUT_TORCH = [
-    "", "geometry", "data.resample", "data.augment", "data.cache", "data.crops", "data.coco", "data.mpii", "data.crowdpose", "data.lsp",
-    "data.synthetic", "data.check", "data.get", "images", "skeletons", "samples", "draw", "metrics", "runtime", "predict", "sources", "boxes",
-    "cards", "config", "registry", "files", "listing", "cli",
-]  # fmt: skip
+WITHOUT_TORCH = """
+    geometry images skeletons samples draw metrics runtime predict sources boxes cards config registry files listing cli
+    data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check data.get
+"""
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 
 
@@ -31,23 +30,24 @@ def modules() -> dict[str, Path]:
 
 def test_the_core_works_without_the_extra():
     """Every one of them imports, and the public names that need no torch can be used, where torch is not installed."""
+    names = ["", *WITHOUT_TORCH.split()]
     script = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
-    script += "import importlib\n" + "".join(f"importlib.import_module('lowpose{'.' * bool(n)}{n}')\n" for n in WITHOUT_TORCH)
+    script += "import importlib\n" + "".join(f"importlib.import_module('lowpose{'.' * bool(n)}{n}')\n" for n in names)
     script += """
 import lowpose
 data = lowpose.load_data("synthetic", options={"count": 1, "size": [64, 64], "height": [30, 50]})
 from lowpose.data.crops import CropReader
 assert CropReader(data, lowpose.load_config(lowpose.list_recipes()[0]["name"]).input).crop(0).image.any()
 lowpose.get_skeleton("coco17"), lowpose.draw_poses, lowpose.load, lowpose.read_image, lowpose.PoseResult
-assert not any(name.split(".")[0] in %r and module for name, module in sys.modules.items())
+assert not any(name.split(".")[0] in HEAVY and module for name, module in sys.modules.items())
 print("done")
-""" % (HEAVY,)
+""".replace("HEAVY", repr(HEAVY))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout.strip() == "done", result.stderr[-2000:]
 
 
 def test_without_torch_training_is_one_line():
-    script = "import sys; sys.modules['torch'] = None; sys.argv = ['lowpose', 'train', sys.argv[1]]; from lowpose.cli import main; main()"
+    script = "import sys; sys.modules['torch'] = None; sys.argv[:1] = ['lowpose', 'train']; from lowpose.cli import main; main()"
     name = lowpose.list_recipes()[0]["name"]
     result = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True)
     assert result.returncode == 2 and "pip install 'lowpose[train]'" in result.stderr and "Traceback" not in result.stderr
@@ -84,7 +84,8 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
     """Modules of the package that a file imports anywhere, functions included; not what only a type checker reads."""
     found = set()
     tree = ast.parse(path.read_text())
-    skipped = {id(n) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for n in ast.walk(block)}
+    checking = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    skipped = {id(n) for block in checking for n in ast.walk(block)}
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -92,7 +93,8 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            found |= {f"{node.module}.{a.name}" if f"{node.module}.{a.name}".removeprefix("lowpose.") in known else node.module for a in node.names}
+            names = {f"{node.module}.{a.name}" for a in node.names}
+            found |= {n if n.removeprefix("lowpose.") in known else node.module for n in names}
     return {name.removeprefix("lowpose.") for name in found if name.startswith("lowpose.")}
 
 
@@ -110,7 +112,7 @@ def test_no_module_imports_itself_in_a_circle():
     done, open_ = set(), []
 
     def visit(name):
-        assert name not in open_, f"a circle: {' -> '.join([*open_[open_.index(name):], name])}"
+        assert name not in open_, f"a circle: {' -> '.join([*open_[open_.index(name) :], name])}"
         if name in done or name not in graph:
             return
         open_.append(name)

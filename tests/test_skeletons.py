@@ -52,7 +52,7 @@ GOOD = {"name": "hand", "keypoints": ["a", "b", "c"], "pairs": [["a", "b"]]}
         ({"keypoints": "abc"}, "must be a list of names"),
         ({"keypoint": ["a"]}, "unknown key 'keypoint'; did you mean 'keypoints'"),
         ({"pairs": [["a", "b"], ["b", "c"]]}, "two left/right pairs"),
-        ({"pairs": [["a", "a"]]}, "two left/right pairs"),
+        ({"pairs": [["a", "a"]]}, "its own pair"),
         ({"pairs": [["a", "bb"]]}, "unknown keypoint 'bb'; did you mean 'b'"),
         ({"pairs": 5}, "list of \\[a, b\\] pairs"),
         ({"pairs": [["a"]]}, "list of \\[a, b\\] pairs"),

@@ -43,7 +43,9 @@ def test_every_parameter_learns(tmp_path, head, backbone):
     assert all((id(p) in decayed) == (p.ndim > 1) for p in named.values())
     before = {name: p.detach().clone() for name, p in named.items()}
     set_training(run.model, run.t)
-    for _ in range(2):  # residual branches end in a norm that begins at zero: what stands before it learns from the second step on
+    for _ in range(
+        2
+    ):  # residual branches end in a norm that begins at zero: what stands before it learns from the second step on
         run._step(first_batch(run))
         run.step += 1
     for name, p in named.items():
@@ -56,7 +58,8 @@ def test_the_loss_falls(tmp_path, head):
     """Four persons seen again and again without change are learnt by heart."""
     data = {"kind": "synthetic", "options": {"count": 4, "size": [64, 64], "height": [40, 50]}}
     still = {"scale": 0, "rotation": 0, "flip": 0}
-    config = tiny(head={"name": head}, data=data, augment=still, train={"epochs": 40, "lr": 2e-3, "optimizer": "adam", "save_every": 99})
+    paced = {"epochs": 40, "lr": 2e-3, "optimizer": "adam", "save_every": 99}
+    config = tiny(head={"name": head}, data=data, augment=still, train=paced, cache={"dir": str(tmp_path / "cache")})
     losses = [line["loss"] for line in read_log(train(config, tmp_path / "run") / "metrics.jsonl")]
     assert len(losses) == 40 and np.mean(losses[-3:]) < 0.6 * losses[0]
 
@@ -84,7 +87,7 @@ def test_the_weights_are_those_of_the_ema(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "_step", watch)
-        folder = train(tiny(train={"ema": 0.9, "epochs": 4}), tmp_path / "run")
+        folder = train(tiny(train={"ema": 0.9, "epochs": 4}, cache={"dir": str(tmp_path / "cache")}), tmp_path / "run")
     saved, state = load_model(folder)[0].state_dict(), load_state(folder)
     assert all(torch.equal(saved[k], state["ema"][k]) for k in saved)
     assert digest(state["model"]) == digest(raw[-1]) != digest(saved)
@@ -114,7 +117,9 @@ def torch_factors(make, steps):
 def test_onecycle_is_torchs(total):
     ours = [learning_rate_factor(schedule("onecycle"), s, total, 7) for s in range(total)]
     if total > 3:
-        assert np.allclose(ours, torch_factors(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.5, total, cycle_momentum=False), total))
+        assert np.allclose(
+            ours, torch_factors(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.5, total, cycle_momentum=False), total)
+        )
     assert all(0 < f <= 1 for f in ours)
 
 
@@ -159,15 +164,16 @@ def poisoned(step):
 
 
 def test_a_loss_that_is_nan_stops_and_keeps_the_last_state(tmp_path, monkeypatch):
+    config = tiny(train={"epochs": 5}, cache={"dir": str(tmp_path / "cache")})
     monkeypatch.setattr(loop, "compute_loss", poisoned(6))
     with pytest.raises(LowposeError, match="the loss became nan at step 6; the last good state is .*state.pt") as e:
-        train(tiny(train={"epochs": 5}), tmp_path / "run")
+        train(config, tmp_path / "run")
     assert "\n" not in str(e.value) and not (tmp_path / "run" / WEIGHTS).exists()
     state = load_state(tmp_path / "run")
     assert state["step"] == 4 and all(torch.isfinite(v).all() for v in state["model"].values())
     monkeypatch.undo()
-    folder = train(tiny(train={"epochs": 5}), tmp_path / "run", resume=True)
-    assert digest(load_state(folder)["model"]) == digest(load_state(train(tiny(train={"epochs": 5}), tmp_path / "whole"))["model"])
+    folder = train(config, tmp_path / "run", resume=True)
+    assert digest(load_state(folder)["model"]) == digest(load_state(train(config, tmp_path / "whole"))["model"])
 
 
 def test_a_rate_beyond_reason_stops_as_well(tmp_path):
@@ -247,7 +253,9 @@ def test_frozen_norms_keep_their_statistics(tmp_path):
 
 def test_sync_bn_reaches_every_norm_and_keeps_activations(monkeypatch):
     """MobileNet's norms hold its activations."""
-    model = loop.build_model(tiny(model={"backbone": "mobilenetv3_small_100", "pretrained": "none", "deconv": [16, 16, 16]}), COCO17).eval()
+    model = loop.build_model(
+        tiny(model={"backbone": "mobilenetv3_small_100", "pretrained": "none", "deconv": [16, 16, 16]}), COCO17
+    ).eval()
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     wanted = model(pictures)
     monkeypatch.setattr(type(model), "to", lambda self, *a, **k: self)
@@ -289,7 +297,10 @@ def test_broken_pictures_are_skipped_counted_and_named(tmp_path, monkeypatch, ca
     folder = train(tiny(train={"epochs": 4}), tmp_path / "run")
     told = [r.message for r in caplog.records if "skipped" in r.message]
     assert told == ["2 pictures could not be read and were skipped; the first: train/000003: truncated picture"]
-    assert read_weights(folder)[1]["skipped_in_training"] == ["train/000003: truncated picture", "train/000007: truncated picture"]
+    assert read_weights(folder)[1]["skipped_in_training"] == [
+        "train/000003: truncated picture",
+        "train/000007: truncated picture",
+    ]
     assert all(math.isfinite(line["loss"]) for line in read_log(folder / "metrics.jsonl"))
 
 

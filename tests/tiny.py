@@ -32,7 +32,5 @@ def digest(tensors) -> str:
     """SHA-256 over the names, types and bytes of tensors."""
     out = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        value = value.detach().cpu().contiguous()
-        out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.view(torch.uint8).numpy().tobytes() if value.ndim else
-                   f"{name} {value.item()!r}".encode())
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.detach().cpu().numpy().tobytes())
     return out.hexdigest()

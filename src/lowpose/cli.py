@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lowpose import __version__
 from lowpose.errors import LowposeError
 
 PUBLISHED = ("coco", "mpii", "crowdpose")
+MAIN_METRICS = ("AP", "PCKh@0.5", "PCKh@0.1", "PCK@0.2", "pck_neck_head@0.5", "EPE_crop")  # of a narrow table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=(
     "Human pose estimation for people a few dozen pixels tall."
@@ -139,14 +140,16 @@ def train(
     stop_after: Annotated[int | None, typer.Option(min=1, help="Leave after this many steps; the run can be resumed.")] = None,
 ) -> None:
     """Train a recipe, then measure it: weights, card, learning curve and logs in the run folder."""
-    from lowpose.checkpoint import WEIGHTS
     from lowpose.config import load_config
+
+    config = load_config(recipe, overrides or [])  # a typing error should not wait for torch
+    from lowpose.checkpoint import WEIGHTS
     from lowpose.evaluate import evaluate as measure
     from lowpose.plots import learning_curve
     from lowpose.train import is_main_process
     from lowpose.train import train as run
 
-    folder = run(load_config(recipe, overrides or []), out, resume, stop_after)
+    folder = run(config, out, resume, stop_after)
     if not is_main_process():
         return
     learning_curve(folder)
@@ -205,7 +208,7 @@ def predict(
     from lowpose.runtime import load
 
     report = predict_sources(load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold)
-    console.print(f"{report.persons} persons in {report.frames} pictures or frames; {out / 'results.json'}")
+    console.print(f"persons: {report.persons}, pictures or frames: {report.frames}; {out / 'results.json'}")
     if report.problems:
         _say("yellow", "warning", f"{len(report.problems)} could not be read; they are named above")
 
@@ -239,8 +242,8 @@ def compare(
     except ValueError:
         raise LowposeError(f"--seeds {seeds}: give whole numbers, as 0,1,2") from None
     result = run(chosen, numbers, out, [n for n in names if "=" in n], bootstrap)
-    metrics = [n for n in result["rows"][0]["metrics"] if not n.startswith("EPE")]
-    table = Table("recipe", "params M", "GMAC", *metrics)
+    metrics = [n for n in result["rows"][0]["metrics"] if n in MAIN_METRICS]
+    table = Table(Column("recipe", overflow="fold"), "params M", "GMAC", *metrics)
     for row in result["rows"]:
         table.add_row(row["recipe"], f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}", *(cell(row["metrics"][m]) for m in metrics))
     console.print(table)

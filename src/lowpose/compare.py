@@ -7,6 +7,7 @@ validation. Differences to the first recipe come with a paired bootstrap interva
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from lowpose.checkpoint import WEIGHTS, load_model, read_weights
 from lowpose.config import RunConfig, load_config, parse_config
 from lowpose.errors import LowposeError
-from lowpose.evaluate import evaluate, predict_split, validation_data
+from lowpose.evaluate import evaluate, instance_threshold, validation_data
 from lowpose.files import write_json, write_text
-from lowpose.metrics import per_person
-from lowpose.metrics.bootstrap import paired_difference
+from lowpose.metrics import Precision, has_precision, per_person, precision
+from lowpose.metrics.bootstrap import paired_difference, paired_stats_difference, ratio
+from lowpose.metrics.oks import coco_rows
 from lowpose.train import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")
@@ -40,25 +42,33 @@ def compare(
         raise LowposeError("compare needs at least two recipes; the first is the baseline")
     if len(set(recipes)) != len(recipes) or len(set(seeds)) != len(seeds):
         raise LowposeError("compare: a recipe or a seed stands there twice")
+    if len({run_name(name) for name in recipes}) != len(recipes):
+        raise LowposeError(f"compare: two recipe files have the same name ({', '.join(recipes)}); their runs would share a folder")
     configs = {(name, seed): load_config(name, [*overrides, f"train.seed={seed}"]) for name in recipes for seed in seeds}
     check_same_budget({name: configs[name, seeds[0]] for name in recipes})
     folder = Path(out)
-    sums: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {}
-    costs: dict[str, dict[str, Any]] = {}
-    for name in recipes:
-        for seed in seeds:
-            run = folder / name.replace("/", "_").removesuffix(".yaml") / f"seed-{seed}"
-            if (run / WEIGHTS).is_file():
-                check_same_run(run, configs[name, seed])
-            else:
-                train(configs[name, seed], run, resume=True)
-            card = evaluate(run)
-            costs[name] = card["cost"]
-            sums.setdefault(name, []).append(run_sums(run))
-    result = {"seeds": list(seeds), "overrides": list(overrides), "budget": budget(configs[recipes[0], seeds[0]]), "rows": rows(recipes, sums, costs, bootstrap)}
+    measured: dict[str, list[Measured]] = {}
+    for (name, seed), config in configs.items():
+        run = folder / run_name(name) / f"seed-{seed}"
+        if (run / WEIGHTS).is_file():
+            check_same_run(run, config)
+        else:
+            train(config, run, resume=True)
+        measured.setdefault(name, []).append(measure_run(run))
+    result = {
+        "seeds": list(seeds),
+        "overrides": list(overrides),
+        "budget": budget(configs[recipes[0], seeds[0]]),
+        "rows": table_rows(measured, bootstrap),
+    }
     write_json(folder / "compare.json", result)
     write_text(folder / "compare.md", markdown(result))
     return result
+
+
+def run_name(recipe: str) -> str:
+    """Folder of a recipe's runs: DATA_METHOD_BACKBONE_SIZE, or the stem of a file."""
+    return Path(recipe).stem if Path(recipe).suffix else recipe.replace("/", "_")
 
 
 def budget(config: RunConfig) -> dict[str, Any]:
@@ -83,28 +93,68 @@ def check_same_run(run: Path, config: RunConfig) -> None:
         raise LowposeError(f"{run}: holds a run of another recipe or budget (see its recipe.yaml); give another --out")
 
 
-def run_sums(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per-person sums of every PCK and EPE metric of a trained run on its validation split."""
+@dataclass(frozen=True)
+class Measured:
+    """One trained run: per-person sums of PCK and EPE, average precision where the data set has it, and the cost."""
+
+    sums: dict[str, tuple[np.ndarray, np.ndarray]]
+    precision: Precision | None
+    cost: dict[str, Any]
+
+
+def measure_run(run: Path) -> Measured:
+    """Evaluate a run on its validation split, into its card, and keep what paired intervals need."""
+    card = evaluate(run)
     model, config = load_model(run)
     data = validation_data(config)
-    found = predict_split(model, data, config)
-    return per_person(data, found.keypoints, found.crop_scale)
+    found = np.load(run / "predictions.npz")
+    sums = per_person(data, found["keypoints"], found["crop_scale"])
+    if not has_precision(data):
+        return Measured(sums, None, card["cost"])
+    threshold = instance_threshold(model, config)
+    rows = coco_rows(data, found["keypoints"], found["scores"], found["published"], threshold, config.eval.nms)
+    return Measured(sums, precision(data, rows), card["cost"])
 
 
-def rows(recipes: Sequence[str], sums: dict[str, list], costs: dict[str, dict], bootstrap: int) -> list[dict[str, Any]]:
+def table_rows(measured: dict[str, list[Measured]], bootstrap: int) -> list[dict[str, Any]]:
+    """One row per recipe; the first is the baseline of all differences."""
+    baseline, *_ = measured
     out = []
-    base = sums[recipes[0]]
-    for name in recipes:
-        metrics = {}
-        for metric in base[0]:
-            a, b = ([np.stack([s[metric][i] for s in sums[n]]) for i in (0, 1)] for n in (name, recipes[0]))
-            per_seed = a[0].sum(1) / a[1].sum(1)
-            entry: dict[str, Any] = {"mean": float(per_seed.mean()), "per_seed": [float(v) for v in per_seed]}
-            if name != recipes[0]:
-                difference, low, high = paired_difference(a[0], a[1], b[0], b[1], resamples=bootstrap)
-                entry |= {"difference": float(difference), "low": float(low), "high": float(high)}
-            metrics[metric] = entry
-        out.append({"recipe": name, "params": costs[name]["params"], "macs": costs[name]["macs"], "metrics": metrics})
+    for name, runs in measured.items():
+        other = None if name == baseline else measured[baseline]
+        metrics = precision_metrics(runs, other, bootstrap) | ratio_metrics(runs, other, bootstrap)
+        out.append({"recipe": name, "params": runs[0].cost["params"], "macs": runs[0].cost["macs"], "metrics": metrics})
+    return out
+
+
+def entry(per_seed: Sequence[float], difference: tuple[float, float, float] | None) -> dict[str, Any]:
+    out: dict[str, Any] = {"mean": float(np.mean(per_seed)), "per_seed": [float(v) for v in per_seed]}
+    if difference is not None:
+        out |= dict(zip(("difference", "low", "high"), difference, strict=True))
+    return out
+
+
+def ratio_metrics(runs: list[Measured], baseline: list[Measured] | None, bootstrap: int) -> dict[str, Any]:
+    out = {}
+    for metric in runs[0].sums:
+        ours, theirs = ([np.stack([r.sums[metric][i] for r in side]) for i in (0, 1)] for side in (runs, baseline or runs))
+        difference = paired_difference(*ours, *theirs, resamples=bootstrap) if baseline else None
+        out[metric] = entry(ratio(ours[0].sum(1), ours[1].sum(1)), difference)
+    return out
+
+
+def precision_metrics(runs: list[Measured], baseline: list[Measured] | None, bootstrap: int) -> dict[str, Any]:
+    if runs[0].precision is None:
+        return {}
+    differences = {}
+    if baseline:
+        stats = ([r.precision.stats for r in side] for side in (runs, baseline))
+        differences = paired_stats_difference(*stats, runs[0].precision.images, bootstrap)
+    out = {}
+    for metric, value in runs[0].precision.exact.items():
+        if not np.isnan(value):
+            difference = tuple(100 * v for v in differences[metric]) if baseline else None
+            out[metric] = entry([100 * r.precision.exact[metric] for r in runs], difference)
     return out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
@@ -104,7 +104,8 @@ class TrainConfig(Strict):
     warmup_steps: int = Field(0, ge=0)
     clip: float | None = Field(None, gt=0)  # norm of all gradients
     ema: float | None = Field(None, gt=0, lt=1)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    # YAML reads a bare `no` as false
+    precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)] = "no"
     channels_last: bool = True
     compile: bool = False
     sync_bn: bool = False

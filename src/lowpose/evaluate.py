@@ -152,9 +152,9 @@ def training_facts(weights: Path) -> dict[str, Any]:
 
 
 def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:
-    """ids (N,), keypoints (N, K, 2) picture pixels, scores and published (N, K), as float32 in one .npz."""
+    """ids (N,), keypoints (N, K, 2) picture pixels, scores and published (N, K), crop_scale (N,), float32, in one .npz."""
     ids = np.array([s.id for s in data.samples])
-    arrays = {name: getattr(found, name).astype(np.float32) for name in ("keypoints", "scores", "published")}
+    arrays = {name: getattr(found, name).astype(np.float32) for name in ("keypoints", "scores", "published", "crop_scale")}
     with whole(path) as aside, open(aside, "wb") as f:
         np.savez_compressed(f, ids=ids, **arrays)
 

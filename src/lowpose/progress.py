@@ -48,10 +48,11 @@ class TrainingProgress:
         self._times.append((now, step))
         state = f"loss {terms['loss']:.4f}  {self.rate:.0f} images/s"
         self._bar.update(self._task, completed=step, state=state)
-        if self.show and self._bar.disable and now - self._spoke > 30:
+        if self.show and self._bar.disable and (now - self._spoke > 30 or step == self.total):
             self._spoke = now
             left = (self.total - step) * self.batch_size / max(self.rate, 1e-9)
-            print(f"step {step}/{self.total}  {state}  {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            when = f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+            print(f"step {step}/{self.total}  {state}  {when}", file=sys.stderr, flush=True)
 
 
 class Log:

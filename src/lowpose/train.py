@@ -1,7 +1,8 @@
 """The training loop, in one file.
 
     lowpose train RECIPE [key=value ...]                                one process
-    accelerate launch --num_processes 2 -m lowpose train RECIPE ...     many (add --cpu for gloo)
+    accelerate launch --num_processes 2 -m lowpose train RECIPE ...     many GPUs
+    torchrun --nproc_per_node 2 -m lowpose train RECIPE ...             many processes on CPUs (gloo)
 
 A run is a pure function of its recipe: batches depend on (seed, step), learning rates on the step. The whole state is
 written every `save_every` steps; after a kill, `--resume` continues from it and ends with the same bits.

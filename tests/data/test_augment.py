@@ -29,7 +29,14 @@ def draws(config, n=4000, sample=None, padding=1.25):
 
 
 def test_generators_differ_in_every_number_and_repeat():
-    keys = [(0, 0, 0, 0, "view"), (1, 0, 0, 0, "view"), (0, 1, 0, 0, "view"), (0, 0, 1, 0, "view"), (0, 0, 0, 1, "view"), (0, 0, 0, 0, "pixels")]
+    keys = [
+        (0, 0, 0, 0, "view"),
+        (1, 0, 0, 0, "view"),
+        (0, 1, 0, 0, "view"),
+        (0, 0, 1, 0, "view"),
+        (0, 0, 0, 1, "view"),
+        (0, 0, 0, 0, "pixels"),
+    ]
     firsts = [generator(*key).random() for key in keys]
     assert len(set(firsts)) == len(keys)
     np.random.seed(3)
@@ -72,7 +79,9 @@ def test_a_setting_does_not_change_the_other_draws():
 
 def test_nothing_is_changed_without_augmentation():
     none = AugmentConfig(scale=0, rotation=0, flip=0)
-    assert {(d.scale, d.rotation, d.flip, d.shift, d.colour) for d in draws(none, 50)} == {(1.0, 0.0, False, (0.0, 0.0), (1.0, 1.0, 1.0))}
+    assert {(d.scale, d.rotation, d.flip, d.shift, d.colour) for d in draws(none, 50)} == {
+        (1.0, 0.0, False, (0.0, 0.0), (1.0, 1.0, 1.0))
+    }
 
 
 def test_shift_moves_the_crop_by_a_share_of_it():
@@ -151,7 +160,9 @@ def test_a_teacher_sees_the_same_view_larger():
     for i in range(6):
         small, large = reader.crop(i, 3), reader.crop(i, 3, size=(128, 192))
         assert large.image.shape == (192, 128, 3)
-        assert np.allclose(large.keypoints, small.keypoints * 4, rtol=1e-4, atol=1e-3) and np.array_equal(large.weight, small.weight)
+        assert np.allclose(large.keypoints, small.keypoints * 4, rtol=1e-4, atol=1e-3) and np.array_equal(
+            large.weight, small.weight
+        )
         assert np.allclose(large.matrix, small.matrix * 4, rtol=1e-9)
 
 
@@ -167,7 +178,9 @@ def test_recolour():
     assert recolour(np.full((4, 4, 3), 250, np.uint8), (1.5, 1.0, 1.0)).max() == 255  # clipped, not wrapped
 
 
-@pytest.mark.parametrize("config", [None, AugmentConfig(scale=0.35, rotation=45, rotation_probability=1), AugmentConfig(rotation=0, shift=0.1)])
+@pytest.mark.parametrize(
+    "config", [None, AugmentConfig(scale=0.35, rotation=45, rotation_probability=1), AugmentConfig(rotation=0, shift=0.1)]
+)
 def test_largest_region_holds_every_view_of_the_box(config):
     sample, size = person(), (36, 48)
     low_x, low_y, high_x, high_y = largest_region(sample, COCO17, size, 1.25, config)

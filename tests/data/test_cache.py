@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lowpose.config import AugmentConfig, CacheConfig, InputConfig
-from lowpose.data import load_data
 from lowpose.data import cache as cache_module
+from lowpose.data import load_data
 from lowpose.data.cache import block_mean, open_cache
 from lowpose.data.crops import CropReader
 from lowpose.data.lsp import read_picture
@@ -59,7 +59,10 @@ def blind(data):
 
 
 def same_crops(data, cache, settings, augment, epochs=2, only_cache=False):
-    plain, cached = CropReader(data, settings, augment, 3), CropReader(blind(data) if only_cache else data, settings, augment, 3, cache)
+    plain, cached = (
+        CropReader(data, settings, augment, 3),
+        CropReader(blind(data) if only_cache else data, settings, augment, 3, cache),
+    )
     for i in range(len(data)):
         for epoch in range(epochs):
             a, b = plain.crop(i, epoch), cached.crop(i, epoch)
@@ -143,7 +146,9 @@ def rebuilt(folder: Path, shard: bytes, index: bytes) -> bool:
     return (folder / "shard-000.bin").read_bytes() == shard and (folder / "index.npy").read_bytes() == index
 
 
-@pytest.mark.parametrize("damage", ["truncated shard", "no shard", "index", "index cut", "manifest cut", "manifest gone", "manifest of another"])
+@pytest.mark.parametrize(
+    "damage", ["truncated shard", "no shard", "index", "index cut", "manifest cut", "manifest gone", "manifest of another"]
+)
 def test_damage_is_noticed_at_opening(pictures, tmp_path, damage):
     folder = opened(pictures, tmp_path).folder
     shard, index, manifest = folder / "shard-000.bin", folder / "index.npy", folder / "manifest.json"

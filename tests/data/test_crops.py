@@ -74,7 +74,9 @@ def test_reads_each_picture_once_for_neighbours():
         calls.append(key)
         return np.zeros((50, 50, 3), np.uint8)
 
-    row = [PersonSample(k, np.array([5.0, 5, 20, 30]), np.zeros((17, 2), np.float32), np.zeros(17, np.uint8), 1, 1) for k in "aabba"]
+    row = [
+        PersonSample(k, np.array([5.0, 5, 20, 30]), np.zeros((17, 2), np.float32), np.zeros(17, np.uint8), 1, 1) for k in "aabba"
+    ]
     reader = CropReader(PoseData("made", "train", ".", COCO17, row, read), InputConfig())
     for i in range(5):
         reader.crop(i)

@@ -145,7 +145,9 @@ def test_camera_leaves_only_the_detail_of_its_height():
     contrast = {}
     for height in (10, 60):
         camera = CLEAN.model_copy(update={"height": (height, height)})
-        contrast[height] = float(crop(grating, matrix, (128, 128), np.random.default_rng(0), resample="camera", camera=camera)[16:-16, 16:-16].std())
+        contrast[height] = float(
+            crop(grating, matrix, (128, 128), np.random.default_rng(0), resample="camera", camera=camera)[16:-16, 16:-16].std()
+        )
     assert contrast[60] > 40 and contrast[10] < 8
 
 

@@ -37,8 +37,9 @@ def load_data(
     data = read_split(kind, root, split, boxes=boxes, skeleton=skeleton, options=options)
     if not data.samples:
         raise LowposeError(f"{kind}:{data.root}: split '{split}' has no persons with labelled joints")
+    where = str(data.annotations or f"{kind}:{data.root}")
     for sample in data.samples:
-        check_sample(sample, data.skeleton, f"{kind}:{data.root}")
+        check_sample(sample, data.skeleton, where)
     return data
 
 

@@ -13,6 +13,8 @@ their own: there only AP and AR are measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -131,25 +133,50 @@ def _add_groups(report: dict, data: PoseData, keypoints: np.ndarray, crop_scale:
         report["groups"][name] = epe_report(distance, labelled, data.skeleton)
 
 
-def _add_precision(report: dict, data: PoseData, rows: list[dict], bootstrap: int, seed: int) -> None:
+@dataclass(frozen=True)
+class Precision:
+    """Average precision of predictions as a function of picture weights.
+
+    Attributes:
+        exact: COCO's (CrowdPose's) figures in 0..1, NaN where there is no such person.
+        stats: weights (I,) -> the same figures with each picture counted that often. images: I. persons: behind each figure.
+    """
+
+    exact: dict[str, float]
+    stats: Callable[[np.ndarray], dict[str, float]]
+    images: int
+    persons: dict[str, int]
+
+
+def has_precision(data: PoseData) -> bool:
+    """Whether AP is measured here: not under MPII's protocol, nor without OKS sigmas."""
+    return data.protocol != "mpii" and data.skeleton.sigmas is not None
+
+
+def precision(data: PoseData, rows: list[dict[str, Any]]) -> Precision:
+    """AP and AR of COCO result rows (`oks.coco_rows`) on a split. Raises: LowposeError without sigmas or faster-coco-eval."""
     truth = average_precision.ground_truth(data)
-    stats, table = average_precision.evaluate_rows(truth, rows, require_sigmas(data.skeleton))
-    images, (everyone, medium, large) = len(truth.images), table.persons.sum(1)
-    persons = {"APM": medium, "ARM": medium, "APL": large, "ARL": large}
-    if truth.crowd is not None:
-        split = crowdpose.difficulties(truth.crowd)
-        persons = {f"AP_{name}": table.persons[0][inside].sum() for name, inside in split.items()}
-        splits = crowdpose.crowd_stats(table, truth.crowd)
-        stats = {name: stats.get(name, splits[name]) for name in crowdpose.NAMES}
-        resampled = stats_intervals(lambda w: crowdpose.crowd_stats(table, truth.crowd, w), images, bootstrap, seed)
-    else:
-        resampled = stats_intervals(lambda w: average_precision.table_stats(table, w), images, bootstrap, seed)
-    for name, value in stats.items():
+    exact, table = average_precision.evaluate_rows(truth, rows, require_sigmas(data.skeleton))
+    everyone, medium, large = table.persons.sum(1)
+    persons = dict.fromkeys(exact, int(everyone)) | {"APM": medium, "ARM": medium, "APL": large, "ARL": large}
+    if truth.crowd is None:
+        return Precision(exact, lambda w: average_precision.table_stats(table, w), len(truth.images), persons)
+    split = crowdpose.difficulties(truth.crowd)
+    persons |= {f"AP_{name}": table.persons[0][inside].sum() for name, inside in split.items()}
+    splits = crowdpose.crowd_stats(table, truth.crowd)
+    exact = {name: exact.get(name, splits[name]) for name in crowdpose.NAMES}
+    return Precision(exact, lambda w: crowdpose.crowd_stats(table, truth.crowd, w), len(truth.images), persons)
+
+
+def _add_precision(report: dict, data: PoseData, rows: list[dict], bootstrap: int, seed: int) -> None:
+    found = precision(data, rows)
+    resampled = stats_intervals(found.stats, found.images, bootstrap, seed)
+    for name, value in found.exact.items():
         if np.isnan(value):
             report["not_measured"][name] = "no labelled person of this kind"
         else:
             low, high = resampled[name]
-            report["metrics"][name] = _figure(100 * value, 100 * low, 100 * high, persons.get(name, everyone))
+            report["metrics"][name] = _figure(100 * value, 100 * low, 100 * high, found.persons[name])
 
 
 def _figure(value: float, low: float, high: float, n: int) -> dict[str, float | int | None]:

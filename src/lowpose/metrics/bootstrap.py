@@ -110,3 +110,34 @@ def paired_difference(
         start += len(block)
     low, high = interval(np.concatenate(drawn))
     return float(value), float(low), float(high)
+
+
+def paired_stats_difference(
+    stats_a: list[Callable[[np.ndarray], dict[str, float]]],
+    stats_b: list[Callable[[np.ndarray], dict[str, float]]],
+    images: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float, float]]:
+    """A minus B for figures that are no ratio of sums (average precision): name -> difference, low, high.
+
+    Args:
+        stats_a, stats_b: one function per training seed, weights (I,) of the pictures -> figures. Pictures and seeds
+            are resampled together, the same for both sides; the figures are means over seeds.
+
+    Raises: LowposeError if the sides have different numbers of seeds, or there is no picture.
+    """
+    if len(stats_a) != len(stats_b) or not stats_a or not images:
+        raise LowposeError(f"paired difference: {len(stats_a)} and {len(stats_b)} training seeds, {images} pictures")
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        pairs = [(a(weights), b(weights)) for a, b in zip(stats_a, stats_b, strict=True)]
+        return np.array([[x[name] - y[name] for name in x] for x, y in pairs])
+
+    names = list(stats_a[0](np.ones(images)))
+    value = differences(np.ones(images)).mean(0)
+    by_seed = np.concatenate([np.zeros((0, len(stats_a))), *counts(len(stats_a), resamples, (seed, 1))])
+    rows = [differences(weights) for block in counts(images, resamples, seed) for weights in block]
+    drawn = [w @ row / w.sum() for w, row in zip(by_seed, rows, strict=True)]
+    low, high = interval(np.array(drawn, np.float64).reshape(-1, len(names)))
+    return {name: (float(value[i]), float(low[i]), float(high[i])) for i, name in enumerate(names)}

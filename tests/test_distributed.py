@@ -1,0 +1,106 @@
+"""Two processes (gloo) and one compute the same gradients and losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny
+
+from lowpose.config import dump_config
+
+SCRIPT = """
+    import dataclasses, json, os, sys
+    import numpy as np, torch
+    torch.set_num_threads(1)
+    from safetensors.torch import save_file
+    import lowpose.train as loop
+    from lowpose.config import load_config
+    from lowpose.loader import training_loader
+
+    own = loop.training_data
+    def uneven(config):
+        # persons of very different numbers of labelled joints; one has none
+        data = own(config)
+        samples = []
+        for i, s in enumerate(data.samples):
+            visibility = s.visibility.copy()
+            visibility[[17, 2, 9, 0, 1, 12, 5, 3, 16, 7][i]:] = 0
+            samples.append(dataclasses.replace(s, visibility=visibility))
+        return dataclasses.replace(data, samples=samples)
+    loop.training_data = uneven
+
+    recipe, folder = sys.argv[1:]
+    run = loop.Run(load_config(recipe), __import__("pathlib").Path(folder), False)
+    run.order.start, run.order.total = 0, 2
+    loop.set_training(run.model, run.t)
+    out = []
+    for step, batch in enumerate(training_loader(run.reader, run.order, 0, False)):
+        values, _ = run._step(batch)
+        run.step += 1
+        gradients = {n: p.grad.clone().contiguous() for n, p in run.bare.named_parameters()}
+        out.append({"loss": values["loss"], "joints": float(batch.weight.sum()), "index": batch.index.tolist()})
+        save_file(gradients, f"{folder}/gradients-{run.accelerator.process_index}-{step}.safetensors")
+    with open(f"{folder}/out-{run.accelerator.process_index}.json", "w") as f:
+        json.dump(out, f)
+"""
+
+
+def launch(tmp_path: Path, name: str, processes: int, **sections) -> Path:
+    folder, script = tmp_path / name, tmp_path / "script.py"
+    folder.mkdir()
+    script.write_text(textwrap.dedent(SCRIPT))
+    recipe = tmp_path / f"{name}.yaml"
+    recipe.write_text(dump_config(tiny(**sections)))
+    command = [sys.executable]
+    if processes > 1:
+        command += [
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(processes),
+            "--rdzv_backend",
+            "c10d",
+            "--rdzv_endpoint",
+            "localhost:0",
+        ]
+    command += [str(script), str(recipe), str(folder)]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def facts(folder: Path, rank: int) -> list[dict]:
+    return json.loads((folder / f"out-{rank}.json").read_text())
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    """BatchNorm frozen, the same global batch; the ranks see different numbers of joints. Both steps of SGD agree."""
+    still = {"freeze_bn": True, "optimizer": "sgd", "lr": 1e-3}
+    one, two = (launch(tmp_path, f"ranks-{n}", n, train=still) for n in (1, 2))
+    for step in (0, 1):
+        whole, parts = facts(one, 0)[step], [facts(two, rank)[step] for rank in (0, 1)]
+        assert sum((p["index"] for p in parts), []) == whole["index"]
+        assert sum(p["joints"] for p in parts) == whole["joints"] and parts[0]["joints"] != parts[1]["joints"]
+        assert [p["loss"] for p in parts] == pytest.approx([whole["loss"]] * 2, abs=1e-5)
+        wanted = load_file(one / f"gradients-0-{step}.safetensors")
+        largest = max(float(g.abs().max()) for g in wanted.values())
+        assert largest > 1e-3
+        for rank in (0, 1):
+            found = load_file(two / f"gradients-{rank}-{step}.safetensors")
+            assert found.keys() == wanted.keys()
+            for name, gradient in wanted.items():
+                assert torch.allclose(found[name], gradient, atol=1e-5, rtol=0), name
