@@ -14,7 +14,8 @@ import lowpose
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
     geometry images skeletons samples draw metrics runtime predict sources boxes cards config registry files listing cli
-    data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check data.get
+    data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
+    data.get
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 

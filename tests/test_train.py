@@ -256,15 +256,15 @@ def test_sync_bn_reaches_every_norm_and_keeps_activations(monkeypatch):
     model = loop.build_model(
         tiny(model={"backbone": "mobilenetv3_small_100", "pretrained": "none", "deconv": [16, 16, 16]}), COCO17
     ).eval()
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    wanted = model(pictures)
+    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = model.backbone.body(pictures).detach()
     monkeypatch.setattr(type(model), "to", lambda self, *a, **k: self)
     prepare_model(model, TrainConfig(sync_bn=True), torch.device("cuda"))
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
     assert isinstance(model.backbone, Backbone)
-    found = model(pictures)
-    assert all(torch.allclose(found[k], wanted[k], atol=1e-5) for k in wanted)
+    found = model.backbone.body(pictures)
+    assert wanted.std() > 0 and torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.std()))
 
 
 def test_optimizers():
