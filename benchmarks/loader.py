@@ -38,7 +38,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     data = load_data(*parse_source(args.data), args.split)
     first = data.read(data.samples[0].image)
-    print(f"{args.data} {args.split}: {len(data)} persons; first picture {first.shape[1]}x{first.shape[0]}; crops {args.size}x{args.size}")
+    print(f"{data.kind} {args.split}: {len(data)} persons; first picture {first.shape[1]}x{first.shape[0]}; crops {args.size} px")
     print(f"{'policy':10}{'pictures/s':>12}{'cache/s':>12}{'reduced/s':>12}{'cache ratio':>14}{'reduced ratio':>15}")
     rng = np.random.default_rng(0)
     for policy in ("area", "paper", "camera"):

@@ -56,7 +56,7 @@ def build(folder: Path) -> None:
     from lowpose.data import load_data
     from lowpose.images import write_image
     from lowpose.skeletons import COCO17
-    from lowpose.train import train
+    from lowpose.training import train
 
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     data = load_data("synthetic", split="train", options=RECIPE["data"]["options"])
@@ -220,7 +220,7 @@ def explode(step: int) -> Callable[[Any], None]:
     """The loss of this step (from 1) is NaN."""
 
     def patch(monkeypatch) -> None:
-        train = importlib.import_module("lowpose.train")
+        train = importlib.import_module("lowpose.training")
         compute, calls = train.compute_loss, []
 
         def wrong(*args: Any):

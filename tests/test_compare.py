@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lowpose.checkpoint import STATE
-from lowpose.compare import compare
+from lowpose.comparison import compare
 from lowpose.data import load_data
 from lowpose.errors import LowposeError
 

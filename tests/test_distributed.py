@@ -21,7 +21,7 @@ SCRIPT = """
     import numpy as np, torch
     torch.set_num_threads(1)
     from safetensors.torch import save_file
-    import lowpose.train as loop
+    import lowpose.training as loop
     from lowpose.config import load_config
     from lowpose.loader import training_loader
 

@@ -61,15 +61,15 @@ ROOMS = [
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["loader", "checkpoint", "info", "plots"],
-    ["nn.predictor", "evaluate"],
-    ["train", "sheet", "export", "bench"],
-    ["compare", "demo"],
+    ["loader", "checkpoint", "recipe_info", "plots"],
+    ["nn.predictor", "evaluation"],
+    ["training", "sheet", "export", "bench"],
+    ["comparison", "demo"],
     ["cli"],
     ["__main__"],
 ]
 # Inside functions only: what is chosen by name or by the kind of file is imported when it is needed.
-LAZY = {("runtime", "nn.predictor"), ("info", "nn.model"), ("info", "nn.cost")}
+LAZY = {("runtime", "nn.predictor"), ("recipe_info", "nn.model"), ("recipe_info", "nn.cost")}
 
 
 def room(name: str) -> int:
@@ -126,7 +126,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_torch_is_imported_only_where_it_belongs():
-    allowed = {"train", "evaluate", "export", "bench", "loader", "checkpoint", "demo"}
+    allowed = {"training", "evaluation", "export", "bench", "loader", "checkpoint", "demo"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from lowpose.cli import app
 from lowpose.config import RECIPES, ModelConfig, load_config, read_yaml, recipe_names
-from lowpose.info import recipe_skeleton
 from lowpose.listing import list_recipes
 from lowpose.nn.backbones import build_backbone
 from lowpose.nn.cost import Cost, count
 from lowpose.nn.model import PoseModel, build_head
+from lowpose.recipe_info import recipe_skeleton
 
 NAMES = recipe_names()
 PUBLISHED = [name for name in NAMES if name.split("/")[0] in ("coco", "mpii", "crowdpose")]

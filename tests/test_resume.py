@@ -19,7 +19,7 @@ from lowpose import train as loop
 from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state
 from lowpose.config import dump_config
 from lowpose.progress import read_log
-from lowpose.train import train
+from lowpose.training import train
 
 PLAIN = {"train": {"epochs": 6, "save_every": 3, "optimizer": "adamw", "weight_decay": 0.05, "schedule": "onecycle", "ema": 0.9}}
 BF16 = {
@@ -31,7 +31,7 @@ BF16 = {
 CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
-import lowpose.train as loop
+import lowpose.training as loop
 from lowpose.config import load_config
 own = loop.Run._after_step
 def slow(self, *args):
@@ -43,7 +43,7 @@ loop.train(load_config(sys.argv[1]), sys.argv[2], resume=True)
 DIES_WHILE_SAVING = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
-import lowpose.checkpoint as checkpoint, lowpose.train as loop
+import lowpose.checkpoint as checkpoint, lowpose.training as loop
 from lowpose.config import load_config
 own, calls = torch.save, []
 def save(state, path):

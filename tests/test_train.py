@@ -20,7 +20,7 @@ from lowpose.errors import LowposeError
 from lowpose.nn.backbones import Backbone
 from lowpose.progress import Log, read_log
 from lowpose.skeletons import COCO17
-from lowpose.train import Run, check_folder, learning_rate_factor, make_optimizer, prepare_model, set_training, train
+from lowpose.training import Run, check_folder, learning_rate_factor, make_optimizer, prepare_model, set_training, train
 
 HEADS = registry.names("head")
 

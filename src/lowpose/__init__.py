@@ -3,7 +3,8 @@
     import lowpose
     poses = lowpose.load("weights.safetensors").predict(image, boxes)   # keypoints in picture pixels, scores in 0..1
 
-The public API is what `__all__` names; each name is imported at its first use.
+The public API is what `__all__` names; each name is imported at its first use. No module of the package has one of
+these names, since importing it would put the module in the function's place.
 """
 
 from __future__ import annotations
@@ -20,40 +21,45 @@ _WHERE = {
     "PoseResult": "lowpose.samples",
     "RunConfig": "lowpose.config",
     "Skeleton": "lowpose.skeletons",
-    "compare": "lowpose.compare",
+    "compare": "lowpose.comparison",
     "draw_poses": "lowpose.draw",
-    "evaluate": "lowpose.evaluate",
+    "evaluate": "lowpose.evaluation",
+    "export_onnx": "lowpose.export",
     "get_skeleton": "lowpose.skeletons",
-    "info": "lowpose.info",
+    "info": "lowpose.recipe_info",
     "list_recipes": "lowpose.listing",
     "load": "lowpose.runtime",
     "load_config": "lowpose.config",
     "load_data": "lowpose.data",
     "read_image": "lowpose.images",
-    "train": "lowpose.train",
+    "train": "lowpose.training",
+    "write_image": "lowpose.images",
 }
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
-    from lowpose.compare import compare
+    from lowpose.comparison import compare
     from lowpose.config import RunConfig, load_config
     from lowpose.data import load_data
     from lowpose.draw import draw_poses
     from lowpose.errors import LowposeError
-    from lowpose.evaluate import evaluate
-    from lowpose.images import read_image
-    from lowpose.info import info
+    from lowpose.evaluation import evaluate
+    from lowpose.export import export_onnx
+    from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
+    from lowpose.recipe_info import info
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult
     from lowpose.skeletons import Skeleton, get_skeleton
-    from lowpose.train import train
+    from lowpose.training import train
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'lowpose' has no attribute '{name}'")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,9 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def make_card(config: RunConfig, data: PoseData, report: dict[str, Any], weights: Path, cost: dict[str, Any], **facts: Any) -> dict[str, Any]:
+def make_card(
+    config: RunConfig, data: PoseData, report: dict[str, Any], weights: Path, cost: dict[str, Any], **facts: Any
+) -> dict[str, Any]:
     """A card as a mapping.
 
     Args:
@@ -41,8 +43,19 @@ def make_card(config: RunConfig, data: PoseData, report: dict[str, Any], weights
     card = {
         "name": config.name,
         "weights": {"file": weights.name, "sha256": sha256(weights)},
-        "trained_on": {"kind": config.data.kind, "split": config.data.train, "epochs": config.train.epochs, "seed": config.train.seed},
-        "measured_on": {"kind": data.kind, "split": data.split, "persons": len(data), "boxes": data.boxes, "protocol": data.protocol},
+        "trained_on": {
+            "kind": config.data.kind,
+            "split": config.data.train,
+            "epochs": config.train.epochs,
+            "seed": config.train.seed,
+        },
+        "measured_on": {
+            "kind": data.kind,
+            "split": data.split,
+            "persons": len(data),
+            "boxes": data.boxes,
+            "protocol": data.protocol,
+        },
         "input": {"size": list(config.input.size), "padding": config.input.padding, "resample": config.input.resample},
         "flip_test": config.eval.flip,
         "metrics": report["metrics"],
@@ -105,7 +118,12 @@ def markdown(card: dict[str, Any]) -> str:
         lines += [f"- {line}" for line in card["skipped_pictures"][:10]]
     if card.get("skipped_in_training"):
         lines += ["", f"Pictures that training could not read: {len(card['skipped_in_training'])} (named in card.json)"]
-    lines += ["", f"Coordinates: {card['convention']}.", "", "Versions: " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()) + "."]
+    lines += [
+        "",
+        f"Coordinates: {card['convention']}.",
+        "",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()) + ".",
+    ]
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]
     return "\n".join(lines) + "\n"

@@ -30,7 +30,12 @@ def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skel
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    about = {"version": __version__, "config": config.model_dump(mode="json", exclude_none=True), "skeleton": skeleton.to_dict(), **facts}
+    about = {
+        "version": __version__,
+        "config": config.model_dump(mode="json", exclude_none=True),
+        "skeleton": skeleton.to_dict(),
+        **facts,
+    }
     write_bytes(path, save(state, {"lowpose": json.dumps(about)}))
 
 
@@ -47,7 +52,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, RuntimeError) as e:
         raise LowposeError(f"{path}: not a readable safetensors file ({str(e).splitlines()[0]})") from None
     if about is None:
-        raise LowposeError(f"{path}: not weights of lowpose (no recipe inside); for a backbone's weights use model.pretrained={path}")
+        raise LowposeError(
+            f"{path}: not weights of lowpose (no recipe inside); for a backbone's weights use model.pretrained={path}"
+        )
     try:
         about = json.loads(about)
         return state, {"config": about["config"], "skeleton": about["skeleton"], **about}
@@ -108,7 +115,9 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
                 missing.append(name)
             elif groups and given.shape[1:] == own.shape[1:] and len(given) == groups * len(source):
                 rows_to, rows_from = zip(*shared, strict=True)
-                own.view(groups, len(model.skeleton), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(source), -1)[:, list(rows_from)]
+                own.view(groups, len(model.skeleton), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(source), -1)[
+                    :, list(rows_from)
+                ]
                 missing += [f"{name}[{n}]" for n in model.skeleton.keypoints if n not in source.keypoints]
                 taken += own.ndim > 1  # norms, biases and counters may fit by chance
             elif given.shape == own.shape and not groups:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lowpose import __version__
 from lowpose.errors import LowposeError
 
 PUBLISHED = ("coco", "mpii", "crowdpose")
@@ -98,7 +97,7 @@ def version() -> None:
 
 @app.command()
 def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that ship with the package, with the published rows that they stand for."""
+    """List the recipes, with the published rows that they stand for."""
     from lowpose.listing import list_recipes
 
     rows = list_recipes()
@@ -107,20 +106,26 @@ def recipes(as_json: AsJson = False) -> None:
     table = Table("recipe", "published row", "metric", "value")
     for r in rows:
         p = r.get("paper")
-        row = f"{p['title'][:24]}..., {p['table'].split(' on ')[0]}: {p['row']}" if p else ("no printed row" if r["data"] in PUBLISHED else "ours")
+        row = (
+            f"{p['title'][:24]}..., {p['table'].split(' on ')[0]}: {p['row']}"
+            if p
+            else ("no printed row" if r["data"] in PUBLISHED else "ours")
+        )
         table.add_row(r["name"], row, p["metric"] if p else "", str(p["value"]) if p else "")
     console.print(table)
 
 
 @app.command()
 def info(recipe: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Parameters and multiply-accumulates of a recipe's model, by part."""
-    from lowpose.info import info as find
+    """Parameters and MACs of a recipe's model, by part."""
+    from lowpose.recipe_info import info as find
 
     found = find(recipe, overrides or [])
     if as_json:
         return _print_json(found)
-    table = Table("part", "parameters", "MACs", title=f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {found['skeleton']}")
+    table = Table(
+        "part", "parameters", "MACs", title=f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {found['skeleton']}"
+    )
     for part, params in found["params_by_part"].items():
         table.add_row(part, f"{params:,}", f"{found['macs_by_part'].get(part, 0):,}")
     table.add_row("all", f"{found['params']:,}", f"{found['macs']:,}", style="bold")
@@ -139,16 +144,22 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole state in the run folder.")] = False,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Leave after this many steps; the run can be resumed.")] = None,
 ) -> None:
-    """Train a recipe, then measure it: weights, card, learning curve and logs in the run folder."""
+    """Train a recipe, then measure it.
+
+    Weights, card, learning curve and logs go into the run folder. RECIPE is a name (see: lowpose recipes) or a YAML file,
+    as in: lowpose train lspet/simcc_hrnet-w18-small_64 data.root=data/lsp train.epochs=30
+    """
     from lowpose.config import load_config
 
     config = load_config(recipe, overrides or [])  # a typing error should not wait for torch
     from lowpose.checkpoint import WEIGHTS
-    from lowpose.evaluate import evaluate as measure
+    from lowpose.evaluation import evaluate as measure
+    from lowpose.evaluation import validation_data
     from lowpose.plots import learning_curve
-    from lowpose.train import is_main_process
-    from lowpose.train import train as run
+    from lowpose.training import is_main_process
+    from lowpose.training import train as run
 
+    validation_data(config)  # a wrong validation split should not show after a day of training
     folder = run(config, out, resume, stop_after)
     if not is_main_process():
         return
@@ -171,11 +182,19 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder of the card; default beside the weights.")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals.")] = 1000,
 ) -> None:
-    """Measure a run or weights file: the data set's protocol with 95% intervals, as table and card."""
-    from lowpose.evaluate import evaluate as measure
+    """Measure a run or weights file, with 95% intervals."""
+    from lowpose.evaluation import evaluate as measure
 
     card = measure(
-        weights, data, split, boxes=boxes, results=results, out=out, overrides=overrides or [], bootstrap=bootstrap, command=_command()
+        weights,
+        data,
+        split,
+        boxes=boxes,
+        results=results,
+        out=out,
+        overrides=overrides or [],
+        bootstrap=bootstrap,
+        command=_command(),
     )
     _print_card(card)
 
@@ -191,7 +210,9 @@ def _print_card(card: dict[str, Any]) -> None:
     if card["skipped_pictures"]:
         _say("yellow", "warning", f"{len(card['skipped_pictures'])} pictures could not be read; the card names them")
     if "paper" in card and card["paper"].get("value") is not None:
-        console.print(f"published: {card['paper']['metric']} {card['paper']['value']} ({card['paper']['title']}, {card['paper']['table']})")
+        console.print(
+            f"published: {card['paper']['metric']} {card['paper']['value']} ({card['paper']['title']}, {card['paper']['table']})"
+        )
 
 
 @app.command()
@@ -203,11 +224,16 @@ def predict(
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.2,
 ) -> None:
-    """Predict poses in pictures, folders and videos: COCO results as JSON, and drawn overlays."""
+    """Predict poses in pictures, folders and videos.
+
+    Writes COCO results as JSON, and drawn overlays.
+    """
     from lowpose.predict import predict_sources
     from lowpose.runtime import load
 
-    report = predict_sources(load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold)
+    report = predict_sources(
+        load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold
+    )
     console.print(f"persons: {report.persons}, pictures or frames: {report.frames}; {out / 'results.json'}")
     if report.problems:
         _say("yellow", "warning", f"{len(report.problems)} could not be read; they are named above")
@@ -219,7 +245,7 @@ def sheet(
     persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 24,
     out: Annotated[Path | None, typer.Option(help="PNG file; default sheet.png beside the weights.")] = None,
 ) -> None:
-    """Draw the best, median and worst validation predictions of a run on one sheet."""
+    """Draw best, median and worst predictions of a run."""
     from lowpose.sheet import draw_sheet
 
     console.print(str(draw_sheet(weights, persons, out)))
@@ -227,14 +253,19 @@ def sheet(
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RECIPE RECIPE ... [key=value ...]", help="The first recipe is the baseline.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="RECIPE RECIPE ... [key=value ...]", help="The first recipe is the baseline.")
+    ],
     seeds: Annotated[str, typer.Option(help="Training seeds, as 0,1,2.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of all runs; called again, it continues there.")] = Path("runs/compare"),
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples of the intervals.")] = 2000,
 ) -> None:
-    """Train recipes under one budget, with the same seeds and views, and print differences with intervals."""
-    from lowpose.compare import cell
-    from lowpose.compare import compare as run
+    """Train recipes under one budget; print differences.
+
+    All see the same seeds and views; differences have paired bootstrap intervals over persons and seeds.
+    """
+    from lowpose.comparison import cell
+    from lowpose.comparison import compare as run
 
     chosen = [n for n in names if "=" not in n]
     try:
@@ -245,7 +276,9 @@ def compare(
     metrics = [n for n in result["rows"][0]["metrics"] if n in MAIN_METRICS]
     table = Table(Column("recipe", overflow="fold"), "params M", "GMAC", *metrics)
     for row in result["rows"]:
-        table.add_row(row["recipe"], f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}", *(cell(row["metrics"][m]) for m in metrics))
+        table.add_row(
+            row["recipe"], f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}", *(cell(row["metrics"][m]) for m in metrics)
+        )
     console.print(table)
     console.print(f"{out / 'compare.md'}")
 
@@ -255,9 +288,11 @@ def export(
     weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
     to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; default beside the weights.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Flip test inside; default as the recipe evaluates.")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Flip test inside; default as the recipe evaluates.")
+    ] = None,
 ) -> None:
-    """Write weights as one .onnx file that needs no torch, after checking that it gives torch's answers."""
+    """Write weights as one ONNX file, checked to be equal."""
     from lowpose.export import export_onnx
 
     if to != "onnx":
@@ -270,7 +305,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
     minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 4.5,
 ) -> None:
-    """Train, measure and predict on synthetic people at 32, 64 and 128 pixels; needs no data and no network."""
+    """Train and predict on synthetic people; needs no data."""
     from lowpose.demo import run_demo
 
     run_demo(out, minutes, console)
@@ -285,7 +320,7 @@ def check(
     decode: Annotated[bool, typer.Option(help="Decode every picture to find broken ones.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Read a data set and report what is in it, what is wrong with it, and how tall its people are."""
+    """Report what is in a data set and what is wrong with it."""
     from lowpose.data import parse_source
     from lowpose.data.check import check_data, print_report
 
@@ -301,7 +336,7 @@ def get(
     name: Annotated[str, typer.Argument(help="lspet, coco, mpii or crowdpose")],
     target: Annotated[Path | None, typer.Option("--to", help="Folder; default where the recipes look for it.")] = None,
 ) -> None:
-    """Download a data set where there is a network: resumable, with sizes and hashes checked; prints the licence terms."""
+    """Download a data set: resumable, hashes checked."""
     from lowpose.data.get import get as download
 
     console.print(f"{download(name, target, console=console)}")

@@ -252,7 +252,10 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise LowposeError(f"{recipe}: 'base' is the name of a recipe, or a list of names")
     for base in bases:
-        merged = _merge(merged, _read_recipe(base, depth + 1))
+        beside = recipe_path(recipe).parent / base
+        inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
+        # what is derived from a published row is not that row
+        merged = _merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
     merged = _merge(merged, values)
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem

@@ -15,7 +15,7 @@ from lowpose.checkpoint import WEIGHTS, load_model
 from lowpose.config import RunConfig, load_config
 from lowpose.data.crops import CropReader
 from lowpose.draw import contact_sheet
-from lowpose.evaluate import evaluate, predict_split, validation_data
+from lowpose.evaluation import evaluate, predict_split, validation_data
 from lowpose.files import write_json
 from lowpose.images import write_image
 from lowpose.loader import TrainingOrder, training_loader
@@ -25,7 +25,7 @@ from lowpose.predict import predict_sources
 from lowpose.runtime import load
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile
-from lowpose.train import compute_loss, train, training_data
+from lowpose.training import compute_loss, train, training_data
 
 SHARES = {32: 0.17, 64: 0.28, 128: 0.55}  # of the training time
 RECIPE = "synthetic/simcc_hrnet-w18-small_{}"
@@ -84,7 +84,10 @@ def draw_demo_sheet(out: Path, cards: dict[int, dict[str, Any]]) -> Path:
         found = predict_split(model, data, config)
         reader = CropReader(data, config.input)
         tiles += [person_tile(reader, found, i) for i in range(SHOWN)]
-    caption = "Synthetic people never seen in training, as the network sees them at 32, 64 and 128 pixels: predicted (solid) and true (dashed)"
+    caption = (
+        "Synthetic people never seen in training, as the network sees them at 32, 64 and 128 pixels: "
+        "predicted (solid) and true (dashed)"
+    )
     path = out / "sheet.png"
     write_image(path, contact_sheet(tiles, SHOWN, caption=caption, rows=[f"{size} px" for size in cards], legend=True))
     return path
@@ -106,7 +109,9 @@ def predict_pictures(out: Path, count: int = 6) -> list[Path]:
 
 
 def demo_table(cards: dict[int, dict[str, Any]]) -> Table:
-    table = Table("input", "params M", "GMAC", "PCK@0.2 [95%]", "AP", "error, % of crop", title="500 synthetic people, not seen in training")
+    table = Table(
+        "input", "params M", "GMAC", "PCK@0.2 [95%]", "AP", "error, % of crop", title="500 synthetic people, not seen in training"
+    )
     for size, card in cards.items():
         m, cost = card["metrics"], card["cost"]
         values = interval(m["PCK@0.2"]), f"{m['AP']['value']:.1f}", f"{100 * m['EPE_crop']['value'] / size:.1f}"

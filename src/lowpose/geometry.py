@@ -24,7 +24,9 @@ def crop_region(box, size: Size, padding: float = 1.25) -> tuple[np.ndarray, np.
     return centre, np.array([w, h]) * padding
 
 
-def crop_matrix(box, size: Size, padding: float = 1.25, scale: float = 1.0, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
+def crop_matrix(
+    box, size: Size, padding: float = 1.25, scale: float = 1.0, rotation: float = 0.0, flip: bool = False
+) -> np.ndarray:
     """(2, 3) picture -> crop: the padded box, `scale` times as large, fills `size`.
 
     Args:

@@ -99,7 +99,9 @@ def training_loader(reader: CropReader, order: TrainingOrder, workers: int, pin:
 def _loader(reader: CropReader, batches, workers: int, pin: bool = False) -> DataLoader:
     # a generator of its own: starting a loader would else take a number from torch's, which a resumed run starts once more
     own = torch.Generator()
-    return DataLoader(_Views(reader), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own)
+    return DataLoader(
+        _Views(reader), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own
+    )
 
 
 def evaluation_batches(reader: CropReader, batch_size: int, workers: int = 0) -> DataLoader:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from lowpose.boxes import Boxes, load_boxes
@@ -64,7 +65,9 @@ def predict_sources(
     total = count_frames(sources)
     known = 0
     with Overlays(Path(draw) if draw else None, threshold) as overlays:
-        for chunk in _chunks(track(stream, "predict", total, disable=not sys.stderr.isatty(), transient=True)):
+        for chunk in _chunks(
+            track(stream, "predict", total, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+        ):
             known += sum(frame in table for frame in chunk)
             for frame, result in zip(chunk, predictor.predict_many([(f.image, *_boxes(table, f)) for f in chunk]), strict=True):
                 report.results += result.to_coco(frame.image_id)
@@ -98,7 +101,9 @@ def _boxes(table: Boxes, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_boxes_used(table: Boxes, known: int, frames: int) -> None:
     if not known:
-        raise LowposeError(f"{table.source}: names none of the {frames} pictures or frames; boxes go by file name, image id or frame")
+        raise LowposeError(
+            f"{table.source}: names none of the {frames} pictures or frames; boxes go by file name, image id or frame"
+        )
 
 
 class Overlays:

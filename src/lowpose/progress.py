@@ -26,7 +26,13 @@ class TrainingProgress:
         self.total, self.batch_size, self.show = total, batch_size, show
         self._times = deque([(time.monotonic(), step)], maxlen=100)
         self._spoke = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=Console(stderr=True), disable=not (show and sys.stderr.isatty()))
         self._task = self._bar.add_task("train", total=total, completed=step, state="")
 

@@ -105,7 +105,14 @@ class PoseResult:
     def to_coco(self, image_id: int | str = 0, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO result rows: keypoints as x, y, score with COCO's pixel indices (ours minus 0.5)."""
         return [
-            coco_result(self.keypoints[i], self.scores[i], float(self.scores[i].mean()) * self._box_score(i), self.boxes[i], image_id, category_id)
+            coco_result(
+                self.keypoints[i],
+                self.scores[i],
+                float(self.scores[i].mean()) * self._box_score(i),
+                self.boxes[i],
+                image_id,
+                category_id,
+            )
             for i in range(len(self))
         ]
 
@@ -132,7 +139,8 @@ def check_sample(sample: PersonSample, skeleton: Skeleton, where: str) -> Person
     """
     if sample.keypoints.shape != (len(skeleton), 2):
         raise LowposeError(
-            f"{where}: annotation {sample.id} has {len(sample.keypoints)} keypoints, skeleton '{skeleton.name}' has {len(skeleton)}"
+            f"{where}: annotation {sample.id} has {len(sample.keypoints)} keypoints, "
+            f"skeleton '{skeleton.name}' has {len(skeleton)}"
         )
     if not np.isfinite(sample.keypoints[sample.labelled]).all():
         raise LowposeError(f"{where}: annotation {sample.id} has keypoints that are not finite numbers")

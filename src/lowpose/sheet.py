@@ -11,7 +11,7 @@ from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.draw import contact_sheet, draw_crop
 from lowpose.errors import LowposeError
-from lowpose.evaluate import Predictions, check_skeleton, predict_split, validation_data
+from lowpose.evaluation import Predictions, check_skeleton, predict_split, validation_data
 from lowpose.geometry import transform
 from lowpose.images import write_image
 from lowpose.samples import PoseData
@@ -37,9 +37,12 @@ def draw_sheet(weights: str | Path, persons: int = 24, out: str | Path | None = 
     chosen = [*order[:third], *order[middle : middle + third], *order[-third:]]
     reader = CropReader(data, config.input)
     tiles = [person_tile(reader, found, int(i)) for i in chosen]
-    titles = [f"{part}  {100 * errors[i]:.1f}%" for part, i in zip(np.repeat(["best", "median", "worst"], third), chosen, strict=True)]
+    titles = [
+        f"{part}  {100 * errors[i]:.1f}%" for part, i in zip(np.repeat(["best", "median", "worst"], third), chosen, strict=True)
+    ]
     caption = (
-        f"{config.name}: {len(order)} persons of {data.kind} {data.split}, {config.input.size[0]} x {config.input.size[1]} pixels; "
+        f"{config.name}: {len(order)} persons of {data.kind} {data.split}, "
+        f"{config.input.size[0]} x {config.input.size[1]} pixels; "
         "mean error of the labelled joints as a share of the crop; solid: predicted, dashed: labelled"
     )
     path = Path(out) if out else weights_path(weights).parent / "sheet.png"

@@ -190,23 +190,40 @@ def _limb_sigmas(names: list[str], other: float) -> list[float]:
 
 _UPPER = _sided("shoulder", "elbow", "wrist")
 COCO17 = _make(
-    "coco17", _COCO,
+    "coco17",
+    _COCO,
     _LIMB_EDGES + "left_shoulder-right_shoulder nose-left_eye nose-right_eye left_eye-left_ear right_eye-right_ear "
     "left_ear-left_shoulder right_ear-right_shoulder",
-    _limb_sigmas(_COCO, 0.079), {"Head": _COCO[:5], **_LIMBS}, _COCO[:5] + _UPPER,
+    _limb_sigmas(_COCO, 0.079),
+    {"Head": _COCO[:5], **_LIMBS},
+    _COCO[:5] + _UPPER,
 )
 CROWDPOSE14 = _make(
-    "crowdpose14", _CROWD, _LIMB_EDGES + "head-neck neck-left_shoulder neck-right_shoulder",
-    _limb_sigmas(_CROWD, 0.079), {"Head": ["head", "neck"], **_LIMBS}, ["head", "neck", *_UPPER], head=("neck", "head"),
+    "crowdpose14",
+    _CROWD,
+    _LIMB_EDGES + "head-neck neck-left_shoulder neck-right_shoulder",
+    _limb_sigmas(_CROWD, 0.079),
+    {"Head": ["head", "neck"], **_LIMBS},
+    ["head", "neck", *_UPPER],
+    head=("neck", "head"),
 )
 MPII16 = _make(
-    "mpii16", _MPII,
+    "mpii16",
+    _MPII,
     _LIMB_EDGES + "head_top-upper_neck upper_neck-thorax thorax-left_shoulder thorax-right_shoulder thorax-pelvis",
-    None, {"Head": ["head_top"], **_LIMBS}, ["thorax", "upper_neck", "head_top", *_UPPER], head=("upper_neck", "head_top"),
+    None,
+    {"Head": ["head_top"], **_LIMBS},
+    ["thorax", "upper_neck", "head_top", *_UPPER],
+    head=("upper_neck", "head_top"),
 )
 LSP14 = _make(
-    "lsp14", _LSP, _LIMB_EDGES + "head_top-neck neck-left_shoulder neck-right_shoulder",
-    _limb_sigmas(_LSP, 0.079), {"Head": ["neck", "head_top"], **_LIMBS}, ["neck", "head_top", *_UPPER], head=("neck", "head_top"),
+    "lsp14",
+    _LSP,
+    _LIMB_EDGES + "head_top-neck neck-left_shoulder neck-right_shoulder",
+    _limb_sigmas(_LSP, 0.079),
+    {"Head": ["neck", "head_top"], **_LIMBS},
+    ["neck", "head_top", *_UPPER],
+    head=("neck", "head_top"),
 )
 BUILT_IN = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, LSP14)}
 

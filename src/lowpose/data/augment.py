@@ -107,7 +107,9 @@ def recolour(crop: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray
     return np.clip(mean + (out - mean) * contrast, 0, 255).round().astype(np.uint8)
 
 
-def largest_region(sample: PersonSample, skeleton: Skeleton, size: Size, padding: float, config: AugmentConfig | None) -> np.ndarray:
+def largest_region(
+    sample: PersonSample, skeleton: Skeleton, size: Size, padding: float, config: AugmentConfig | None
+) -> np.ndarray:
     """(4,) x0, y0, x1, y1 in picture pixels: what any view of this sample can show (a circle's square per box).
 
     Without `config` only the plain crop counts. A cache keeps this region.

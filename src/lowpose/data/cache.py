@@ -6,7 +6,7 @@ instead (f: as coarse as leaves two stored pixels per crop pixel at the largest 
 close, not equal, and refused by `resample: paper`.
 
     DIR/KIND-SPLIT-KEY/manifest.json   what it was made from; written last
-                       index.npy       (N, 10) int64 per person: shard, offset, x0, y0, width, height, factor, crc32, picture width, height
+                       index.npy       (N, 10) int64, one Row per person
                        shard-000.bin   uint8 RGB rows
 
 KEY hashes the annotation files, the size and time of every picture, the persons and the settings: a stale
@@ -24,6 +24,7 @@ import shutil
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -40,6 +41,21 @@ from lowpose.samples import PersonSample, PoseData
 VERSION = 2
 SHARD_BYTES = 256 << 20
 log = logging.getLogger("lowpose")
+
+
+class Row(NamedTuple):
+    """Where one person's pixels are. Positions and sizes in stored pixels; `factor`: picture pixels per stored pixel."""
+
+    shard: int
+    offset: int
+    x0: int
+    y0: int
+    width: int  # 0: the picture could not be read
+    height: int
+    factor: int
+    crc32: int
+    picture_width: int
+    picture_height: int
 
 
 class CropCache:
@@ -64,26 +80,30 @@ class CropCache:
 
     def factor(self, i: int) -> int:
         """Picture pixels per stored pixel: 1 unless the cache is reduced."""
-        return int(self.index[i, 6])
+        return int(self.index[i, Row._fields.index("factor")])
 
     def window(self, i: int, window: Window) -> np.ndarray | None:
         """What `cut(picture, window)` gives, in stored pixels of person i; None where the cache does not hold it."""
-        shard, offset, x0, y0, w, h, _, crc, width, height = (int(v) for v in self.index[i])
-        a, b, c, d = max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height)
-        if w == 0 or (a < c and b < d and (a < x0 or b < y0 or c > x0 + w or d > y0 + h)):
+        r = Row(*self.index[i].tolist())
+        a, b = max(window[0], 0), max(window[1], 0)
+        c, d = min(window[2], r.picture_width), min(window[3], r.picture_height)
+        outside = a < r.x0 or b < r.y0 or c > r.x0 + r.width or d > r.y0 + r.height
+        if r.width == 0 or (a < c and b < d and outside):
             return None
-        if shard not in self._maps:
-            self._maps[shard] = np.memmap(self.folder / _shard(shard), np.uint8, "r")
-        flat = self._maps[shard][offset : offset + w * h * 3]
-        if not self._checked[i] and zlib.crc32(flat) != crc:
+        if r.shard not in self._maps:
+            self._maps[r.shard] = np.memmap(self.folder / _shard(r.shard), np.uint8, "r")
+        flat = self._maps[r.shard][r.offset : r.offset + r.width * r.height * 3]
+        if not self._checked[i] and zlib.crc32(flat) != r.crc32:
             self._forget(i)
             return None
         self._checked[i] = True
-        return cut(flat.reshape(h, w, 3), window, (x0, y0))
+        return cut(flat.reshape(r.height, r.width, 3), window, (r.x0, r.y0))
 
     def _forget(self, i: int) -> None:
-        log.warning("%s: crop %d is damaged; read from its picture instead, the cache is rebuilt at the next start", self.folder, i)
-        self.index[i, 4] = 0
+        log.warning(
+            "%s: crop %d is damaged; read from its picture instead, the cache is rebuilt at the next start", self.folder, i
+        )
+        self.index[i, Row._fields.index("width")] = 0
         with suppress(OSError):  # gone already, or a folder that cannot be written
             (self.folder / "manifest.json").unlink()
 
@@ -143,7 +163,9 @@ def _facts(data: PoseData, settings: InputConfig, augment: AugmentConfig | None,
     }
 
 
-def _build(folder: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> CropCache:
+def _build(
+    folder: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig
+) -> CropCache:
     aside = folder.with_name(f"{folder.name}.building-{secrets.token_hex(4)}")
     try:
         aside.mkdir(parents=True, exist_ok=True)
@@ -162,9 +184,11 @@ def _build(folder: Path, facts: dict, data: PoseData, settings: InputConfig, aug
     return CropCache(folder)
 
 
-def _write(aside: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> None:
+def _write(
+    aside: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig
+) -> None:
     order = sorted(range(len(data)), key=lambda i: data.samples[i].image)  # each picture is decoded once
-    index = np.zeros((len(data), 10), np.int64)
+    index = np.zeros((len(data), len(Row._fields)), np.int64)
     broken: dict[str, str] = {}
     shards: list[int] = []
     current, image = None, None
@@ -176,13 +200,13 @@ def _write(aside: Path, facts: dict, data: PoseData, settings: InputConfig, augm
                 current, image = sample.image, _read(data, sample.image, broken)
             if image is None:
                 continue
-            row, pixels = _stored_region(image, sample, data, settings, augment, config)
+            place, pixels = _stored_region(image, sample, data, settings, augment, config)
             if out is None or shards[-1] + pixels.size > SHARD_BYTES:
                 if out is not None:
                     out.close()
                 shards.append(0)
                 out = open(aside / _shard(len(shards) - 1), "wb")
-            index[i] = [len(shards) - 1, shards[-1], *row[:4], row[4], zlib.crc32(pixels), *row[5:]]
+            index[i] = Row(shard=len(shards) - 1, offset=shards[-1], crc32=zlib.crc32(pixels), **place)
             out.write(pixels)
             shards[-1] += pixels.size
     finally:
@@ -201,8 +225,8 @@ def _read(data: PoseData, key: str, broken: dict[str, str]) -> np.ndarray | None
         return None
 
 
-def _stored_region(image, sample: PersonSample, data: PoseData, settings, augment, config) -> tuple[list[int], np.ndarray]:
-    """[x0, y0, w, h, factor, picture width, picture height] in stored pixels, and the contiguous pixels."""
+def _stored_region(image, sample: PersonSample, data: PoseData, settings, augment, config) -> tuple[dict[str, int], np.ndarray]:
+    """The place of a Row, in stored pixels, and the contiguous pixels."""
     f = _reduction_factor(sample, settings, augment) if config.reduced else 1
     image = block_mean(image, f)
     height, width = image.shape[:2]
@@ -210,7 +234,8 @@ def _stored_region(image, sample: PersonSample, data: PoseData, settings, augmen
     x0, y0 = (int(v) for v in np.clip(np.floor(region[:2]), 0, [max(width - 1, 0), max(height - 1, 0)]))
     x1, y1 = (int(v) for v in np.clip(np.ceil(region[2:]), [x0 + 1, y0 + 1], [max(width, x0 + 1), max(height, y0 + 1)]))
     pixels = np.ascontiguousarray(image[y0:y1, x0:x1])
-    return [x0, y0, pixels.shape[1], pixels.shape[0], f, width, height], pixels
+    place = {"x0": x0, "y0": y0, "width": pixels.shape[1], "height": pixels.shape[0], "factor": f}
+    return place | {"picture_width": width, "picture_height": height}, pixels
 
 
 def _reduction_factor(sample: PersonSample, settings: InputConfig, augment: AugmentConfig | None) -> int:

@@ -41,7 +41,14 @@ class CropReader:
         seed: of all random draws. cache: optional; crops are the same with and without it.
     """
 
-    def __init__(self, data: PoseData, settings: InputConfig, augment: AugmentConfig | None = None, seed: int = 0, cache: CropCache | None = None):
+    def __init__(
+        self,
+        data: PoseData,
+        settings: InputConfig,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        cache: CropCache | None = None,
+    ):
         self.data, self.settings, self.augment, self.seed, self.cache = data, settings, augment, seed, cache
         self._last: tuple[str, np.ndarray] | None = None
 

@@ -16,18 +16,22 @@ import numpy as np
 from lowpose.checkpoint import WEIGHTS, load_model, read_weights
 from lowpose.config import RunConfig, load_config, parse_config
 from lowpose.errors import LowposeError
-from lowpose.evaluate import evaluate, instance_threshold, validation_data
+from lowpose.evaluation import evaluate, instance_threshold, validation_data
 from lowpose.files import write_json, write_text
 from lowpose.metrics import Precision, has_precision, per_person, precision
 from lowpose.metrics.bootstrap import paired_difference, paired_stats_difference, ratio
 from lowpose.metrics.oks import coco_rows
-from lowpose.train import recipe_key, train
+from lowpose.training import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")
 
 
 def compare(
-    recipes: Sequence[str], seeds: Sequence[int] = (0,), out: str | Path = "runs/compare", overrides: Sequence[str] = (), bootstrap: int = 2000
+    recipes: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    out: str | Path = "runs/compare",
+    overrides: Sequence[str] = (),
+    bootstrap: int = 2000,
 ) -> dict[str, Any]:
     """Train and compare; a second call with the same arguments continues where the first was cut off.
 
@@ -43,7 +47,9 @@ def compare(
     if len(set(recipes)) != len(recipes) or len(set(seeds)) != len(seeds):
         raise LowposeError("compare: a recipe or a seed stands there twice")
     if len({run_name(name) for name in recipes}) != len(recipes):
-        raise LowposeError(f"compare: two recipe files have the same name ({', '.join(recipes)}); their runs would share a folder")
+        raise LowposeError(
+            f"compare: two recipe files have the same name ({', '.join(recipes)}); their runs would share a folder"
+        )
     configs = {(name, seed): load_config(name, [*overrides, f"train.seed={seed}"]) for name in recipes for seed in seeds}
     check_same_budget({name: configs[name, seeds[0]] for name in recipes})
     folder = Path(out)
@@ -165,7 +171,8 @@ def markdown(result: dict[str, Any]) -> str:
         "# Comparison",
         "",
         f"{b['epochs']} epochs of batches of {b['batch_size']}, seeds {', '.join(map(str, result['seeds']))}, {b['data']}. "
-        "Last weights (EMA where the recipe has one). In brackets: difference to the first row, 95% paired bootstrap interval over persons and seeds.",
+        "Last weights (EMA where the recipe has one). In brackets: difference to the first row, "
+        "95% paired bootstrap interval over persons and seeds.",
         "",
         "| recipe | params M | GMAC | " + " | ".join(names) + " |",
         "|---|" + "---|" * (len(names) + 2),

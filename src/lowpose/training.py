@@ -31,7 +31,7 @@ from lowpose.data import load_data
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
-from lowpose.evaluate import check_skeleton, measure, predict_split, validation_data
+from lowpose.evaluation import check_skeleton, measure, predict_split, validation_data
 from lowpose.files import write_text
 from lowpose.loader import PoseBatch, TrainingOrder, training_loader
 from lowpose.nn.model import PoseModel, build_model
@@ -72,7 +72,12 @@ class Run:
             check_skeleton(model, self.val)
         self.not_loaded = initialise(model, config.init) if config.init else []
         if self.not_loaded and state is None:
-            log.warning("%s: %d tensors begin anew, as %s; the card lists them", config.init, len(self.not_loaded), ", ".join(self.not_loaded[:3]))
+            log.warning(
+                "%s: %d tensors begin anew, as %s; the card lists them",
+                config.init,
+                len(self.not_loaded),
+                ", ".join(self.not_loaded[:3]),
+            )
         prepare_model(model, self.t, self.accelerator.device)
         self.reader = self._reader()
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
@@ -159,13 +164,17 @@ class Run:
         kept = f"the last good state is {self.folder / STATE}" if (self.folder / STATE).is_file() else "no state was saved yet"
         if self.log:
             self.log.close()
-        raise LowposeError(f"the loss became {loss} at step {self.step + 1}; {kept}. Lower train.lr, set train.clip or train.precision=no")
+        raise LowposeError(
+            f"the loss became {loss} at step {self.step + 1}; {kept}. Lower train.lr, set train.clip or train.precision=no"
+        )
 
     def _after_step(self, terms: dict[str, float], lr: float, progress: TrainingProgress) -> None:
         epoch_ends = self.step % self.order.steps_per_epoch == 0
         if self.log and (self.step % self.t.log_every == 0 or self.step == self.total):
             epoch = self.step / self.order.steps_per_epoch
-            self.log.write({"step": self.step, "epoch": round(epoch, 4), **terms, "lr": lr, "images_per_s": round(progress.rate, 1)})
+            self.log.write(
+                {"step": self.step, "epoch": round(epoch, 4), **terms, "lr": lr, "images_per_s": round(progress.rate, 1)}
+            )
         if epoch_ends and self.t.eval_every and (self.step // self.order.steps_per_epoch) % self.t.eval_every == 0:
             self._validate()
         if self.step % self.t.save_every == 0:
@@ -234,7 +243,9 @@ def prepare_model(model: PoseModel, t: TrainConfig, device: torch.device) -> Non
         raise LowposeError("train.precision=fp16 needs a GPU; a CPU trains with bf16 or no")
     if t.sync_bn:
         if device.type != "cuda":
-            raise LowposeError("train.sync_bn needs GPUs; on a CPU statistics are per process, or fixed with train.freeze_bn=true")
+            raise LowposeError(
+                "train.sync_bn needs GPUs; on a CPU statistics are per process, or fixed with train.freeze_bn=true"
+            )
         convert_sync_batchnorm(model)  # timm's, which keeps the activation that some of its norms hold
     if t.channels_last:
         model.to(memory_format=torch.channels_last)

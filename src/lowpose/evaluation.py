@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from lowpose.cards import make_card, write_card
@@ -53,7 +54,7 @@ def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: s
     loader = evaluation_batches(reader, config.eval.batch_size, config.train.workers)
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: list[str] = []
-    for batch in track(loader, "evaluate", disable=not sys.stderr.isatty(), transient=True):
+    for batch in track(loader, "evaluate", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True):
         decoded = model.predict(batch.images.to(device), flip=config.eval.flip)
         points = transform(invert(batch.matrices), decoded.keypoints.cpu().numpy())
         scale = np.array([reduction(m) for m in batch.matrices])
@@ -129,7 +130,9 @@ def evaluate(
     options = config.data.options if same_kind else {}
     skeleton = config.data.skeleton if same_kind else None
     box_source = boxes or (config.data.boxes if same_kind else "gt")
-    data = load_data(kind, root, split or (config.data.val if same_kind else "val"), boxes=box_source, skeleton=skeleton, options=options)
+    data = load_data(
+        kind, root, split or (config.data.val if same_kind else "val"), boxes=box_source, skeleton=skeleton, options=options
+    )
     check_skeleton(model, data)
     found = predict_split(model, data, config)
     report = measure(model, config, data, found, bootstrap)
