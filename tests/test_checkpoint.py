@@ -13,7 +13,17 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny
 
-from lowpose.checkpoint import STATE, initialise, load_model, load_state, read_weights, save_state, save_weights, weights_path
+from lowpose.checkpoint import (
+    STATE,
+    initialise,
+    load_model,
+    load_state,
+    pack_weights,
+    read_weights,
+    save_state,
+    save_weights,
+    weights_path,
+)
 from lowpose.errors import LowposeError
 from lowpose.nn.model import build_model
 from lowpose.skeletons import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton
@@ -198,3 +208,31 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_state(tmp_path):
     assert len(lines) == 2 and "state.pt: cannot be written; is the disk full?" in lines[0]
     assert "w.safetensors: file too large" in lines[1]
     assert (tmp_path / STATE).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [STATE]
+
+
+def test_packed_weights_are_half_as_large_and_name_no_place(tmp_path):
+    """`lowpose pack`: the same answers to fp16, without the paths of the machine that trained."""
+    config = tiny(data={"root": str(tmp_path / "somewhere")}, cache={"dir": str(tmp_path / "cache")})
+    torch.manual_seed(0)
+    model = build_model(config, COCO17)
+    save_weights(tmp_path / "w.safetensors", model, config, COCO17, step=7)
+    pack_weights(tmp_path / "w.safetensors", tmp_path / "packed.safetensors")
+    data = (tmp_path / "packed.safetensors").read_bytes()
+    assert len(data) < 0.6 * (tmp_path / "w.safetensors").stat().st_size
+    assert str(tmp_path).encode() not in data
+    assert read_weights(tmp_path / "packed.safetensors")[1]["step"] == 7
+    packed, packed_config = load_model(tmp_path / "packed.safetensors")
+    assert packed_config.data.root is None
+    for name, value in model.state_dict().items():
+        assert torch.equal(packed.state_dict()[name], value.half().float() if value.is_floating_point() else value), name
+
+
+def test_weights_beyond_fp16_are_not_packed(tmp_path):
+    config = tiny()
+    model = build_model(config, COCO17)
+    with torch.no_grad():
+        model.head.to_x.bias[0] = 1e6
+    save_weights(tmp_path / "w.safetensors", model, config, COCO17)
+    with pytest.raises(LowposeError, match="fp16 cannot hold 1 tensors, as head.to_x.bias"):
+        pack_weights(tmp_path / "w.safetensors", tmp_path / "packed.safetensors")
+    assert not (tmp_path / "packed.safetensors").exists()

@@ -65,11 +65,19 @@ def make_card(
         "convention": CONVENTION,
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "recipe": config.model_dump(mode="json", exclude_none=True),
+        "recipe": recipe_facts(config),
     }
     if config.paper is not None:
         card["paper"] = config.paper.model_dump(exclude_none=True)
     return card | facts
+
+
+def recipe_facts(config: RunConfig) -> dict[str, Any]:
+    """The resolved recipe without where its files lie on one machine."""
+    facts = config.model_dump(mode="json", exclude_none=True)
+    facts["data"].pop("root", None)
+    facts["cache"].pop("dir", None)
+    return facts
 
 
 def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:

@@ -39,6 +39,21 @@ def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skel
     write_bytes(path, save(state, {"lowpose": json.dumps(about)}))
 
 
+def pack_weights(weights: str | Path, out: Path) -> None:
+    """Weights to hand on: floats as fp16, and nothing inside about where files lie on this machine.
+
+    Raises: LowposeError for a file that is not lowpose's, or weights that fp16 cannot hold.
+    """
+    model, config = load_model(weights)
+    about = read_weights(weights)[1]
+    large = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v.half()).all()]
+    if large:
+        raise LowposeError(f"{weights}: fp16 cannot hold {len(large)} tensors, as {large[0]}")
+    places = {"data": config.data.model_copy(update={"root": None}), "cache": config.cache.model_copy(update={"dir": None})}
+    facts = {k: v for k, v in about.items() if k not in ("version", "config", "skeleton")}
+    save_weights(out, model, config.model_copy(update=places), model.skeleton, half=True, **facts)
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and what the file says about itself: 'config', 'skeleton', 'version', ...
 

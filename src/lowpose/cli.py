@@ -301,6 +301,18 @@ def export(
 
 
 @app.command()
+def pack(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Write weights to hand on: fp16, without local paths."""
+    from lowpose.checkpoint import pack_weights
+
+    pack_weights(weights, out)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
     minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 4.5,

@@ -79,14 +79,8 @@ def check_skeleton(model: PoseModel, data: PoseData) -> None:
         )
 
 
-def evaluate_model(model: PoseModel, config: RunConfig, data: PoseData | None = None, bootstrap: int = 1000) -> dict[str, Any]:
-    """The report of `metrics.evaluate_predictions` for a model on a split (default: the recipe's validation split)."""
-    data = data or validation_data(config)
-    check_skeleton(model, data)
-    return measure(model, config, data, predict_split(model, data, config), bootstrap)
-
-
 def measure(model: PoseModel, config: RunConfig, data: PoseData, found: Predictions, bootstrap: int = 1000) -> dict[str, Any]:
+    """The report of `metrics.evaluate_predictions`, and the pictures that could not be read."""
     report = evaluate_predictions(
         data,
         found.keypoints,

@@ -64,8 +64,12 @@ def _area(source: Source, matrix: np.ndarray, size: Size) -> np.ndarray:
     r = max(1, math.ceil(reduction(matrix) - 1e-6))
     if r == 1:
         return _warp(source, matrix, size)
-    large = _warp(source, compose(scaling(r, r), matrix), (size[0] * r, size[1] * r))
-    return cv2.resize(large, size, interpolation=cv2.INTER_AREA)  # integer factor: the exact block mean
+    # OpenCV warps four channels more than twice as fast as three
+    large = _warp(
+        lambda w: cv2.cvtColor(source(w), cv2.COLOR_RGB2RGBA), compose(scaling(r, r), matrix), (size[0] * r, size[1] * r)
+    )
+    small = cv2.resize(large, size, interpolation=cv2.INTER_AREA)  # integer factor: the exact block mean
+    return cv2.cvtColor(small, cv2.COLOR_RGBA2RGB)
 
 
 def _camera(source: Source, matrix: np.ndarray, size: Size, camera: CameraConfig, person_height: float, rng) -> np.ndarray:
