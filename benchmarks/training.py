@@ -1,6 +1,6 @@
 """Training images per second of HRNet-W32 + SimCC at 64 px: plain fp32 as the papers train, and as we do.
 
-    python benchmarks/training.py [--size 64] [--batch 64] [--backbone hrnet_w32]
+    python benchmarks/training.py [--size 64] [--batch 128] [--backbone hrnet_w32]
 
 Random crops, Adam, forward, backward and update. The ways run in turn, `--rounds` times; the table shows medians and
 ratios to plain fp32 within each round. Two ranks are two processes of one thread with the same global batch.
@@ -72,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="hrnet_w32")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rates = np.array([[images_per_second(way, args) for way in WAYS.values()] for _ in range(args.rounds)])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lowpose.config import RunConfig, apply_overrides, dump_config, load_config, recipe_names
+from lowpose.config import RunConfig, apply_overrides, dump_config, load_config, portable, recipe_names
 from lowpose.errors import LowposeError
+from lowpose.listing import list_recipes
 
 
 @pytest.fixture
@@ -100,3 +101,26 @@ def test_configs_cannot_change():
         RunConfig().train.epochs = 3
     values = {"train": {"lr": 1}}
     assert apply_overrides(values, ["train.lr=2"])["train"]["lr"] == 2
+
+
+def test_a_changed_recipe_is_not_the_published_row():
+    recipe = next(r["name"] for r in list_recipes() if "paper" in r)
+    assert load_config(recipe, ["data.root=elsewhere", "train.seed=3"]).paper is not None
+    changed = load_config(recipe, ["model.backbone=resnet18"])
+    assert changed.paper is None
+    assert changed.note == f"changed from {recipe}: model.backbone=resnet18"
+
+
+@pytest.mark.parametrize("override", ["cache.reduced=true", "train.warmup_steps=10"])
+def test_settings_that_would_do_nothing_are_refused(override):
+    with pytest.raises(LowposeError, match="cache.dir|onecycle has its own warm-up"):
+        load_config("synthetic/simcc_hrnet-w18-small_32", ["cache.dir=null", override])
+
+
+def test_portable_recipe_names_no_folder():
+    config = load_config(
+        "coco/simcc_hrnet-w32_64", [f"{k}=/home/me/x.json" for k in ("data.root", "data.boxes", "data.val", "init")]
+    )
+    values = portable(config).model_dump()
+    assert "/home/" not in str(values)
+    assert values["data"]["boxes"] == values["init"] == "x.json"

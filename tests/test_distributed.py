@@ -76,7 +76,7 @@ def launch(tmp_path: Path, name: str, processes: int, **sections) -> Path:
         command,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]
@@ -104,3 +104,17 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             assert found.keys() == wanted.keys()
             for name, gradient in wanted.items():
                 assert torch.allclose(found[name], gradient, atol=1e-5, rtol=0), name
+
+
+def test_the_command_under_torchrun_is_one_run(tmp_path):
+    """Two ranks of `lowpose train` on a CPU share one training: one log, each step once, half the batch each."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(dump_config(tiny(train={"epochs": 2})))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", "-m", "lowpose", "train", str(recipe), "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert (tmp_path / "run" / "card.json").is_file()

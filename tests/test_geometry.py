@@ -73,13 +73,6 @@ def test_flip_is_the_mirrored_crop_and_clockwise_is_clockwise():
     assert x > 32 and y == pytest.approx(32)
 
 
-def test_flip_points_exchanges_sides():
-    points = np.array([[[1.0, 2], [10, 20], [30, 40]]])
-    out = g.flip_points(points, 50, np.array([0, 2, 1]))
-    assert out.tolist() == [[[49, 2], [20, 40], [40, 20]]]
-    assert np.array_equal(g.flip_points(out, 50, np.array([0, 2, 1])), points)
-
-
 def test_compose_applies_the_last_first_and_batches_invert():
     a, b, c = (g.crop_matrix(box, size, **options) for box, size, options in views(3, seed=5))
     square = [np.vstack([m, [0, 0, 1]]) for m in (a, b, c)]

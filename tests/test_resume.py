@@ -15,7 +15,7 @@ from tiny import digest, tiny
 from torch import nn
 
 from lowpose import checkpoint
-from lowpose import train as loop
+from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state
 from lowpose.config import dump_config
 from lowpose.progress import read_log

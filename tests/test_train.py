@@ -13,7 +13,7 @@ from tiny import digest, tiny
 from torch import nn
 
 from lowpose import registry
-from lowpose import train as loop
+from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state, read_weights
 from lowpose.config import TrainConfig
 from lowpose.errors import LowposeError

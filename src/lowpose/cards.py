@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowpose import __version__
-from lowpose.config import RunConfig
+from lowpose.config import RunConfig, portable
 from lowpose.files import write_json, write_text
 from lowpose.samples import PoseData
 
@@ -59,25 +59,19 @@ def make_card(
         "input": {"size": list(config.input.size), "padding": config.input.padding, "resample": config.input.resample},
         "flip_test": config.eval.flip,
         "metrics": report["metrics"],
+        "not_measured": report.get("not_measured", {}),
+        "persons_left_out": report.get("persons_left_out", {}),
         "groups": report.get("groups", {}),
         "cost": cost,
         "skipped_pictures": report.get("skipped_pictures", []),
         "convention": CONVENTION,
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "recipe": recipe_facts(config),
+        "recipe": portable(config).model_dump(mode="json", exclude_none=True),
     }
     if config.paper is not None:
         card["paper"] = config.paper.model_dump(exclude_none=True)
     return card | facts
-
-
-def recipe_facts(config: RunConfig) -> dict[str, Any]:
-    """The resolved recipe without where its files lie on one machine."""
-    facts = config.model_dump(mode="json", exclude_none=True)
-    facts["data"].pop("root", None)
-    facts["cache"].pop("dir", None)
-    return facts
 
 
 def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:
@@ -107,10 +101,13 @@ def markdown(card: dict[str, Any]) -> str:
         f"flip test {'on' if card['flip_test'] else 'off'}.",
         f"Cost: {card['cost']['params'] / 1e6:.2f}M parameters, {card['cost']['macs'] / 1e9:.3f} GMAC.",
         "",
-        "| metric | value [95% interval over persons] | n |",
+        "| metric | value [95% interval over persons; AP and AR: over pictures] | n |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
+    lines += ["", *_left_out(card)] if any(_left_out(card)) else []
+    if card["recipe"].get("note"):
+        lines += ["", f"Note: {card['recipe']['note']}."]
     if "paper" in card:
         p = card["paper"]
         value = "not printed for this size" if p.get("value") is None else p["value"]
@@ -135,6 +132,19 @@ def markdown(card: dict[str, Any]) -> str:
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _left_out(card: dict[str, Any]) -> list[str]:
+    """What the table does not show: figures that could not be measured, persons without a length, tensors not loaded."""
+    lines = [f"Not measured: {name}: {why}." for name, why in card["not_measured"].items()]
+    lines += [
+        f"{name}: {n} persons left out, whose normalising length is not known."
+        for name, n in card["persons_left_out"].items()
+        if n
+    ]
+    if card.get("not_loaded"):
+        lines.append(f"Not loaded from `init`: {', '.join(card['not_loaded'])}.")
+    return [f"- {line}" for line in lines]
 
 
 def _number(value: Any) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lowpose import __version__
-from lowpose.config import RunConfig, parse_config
+from lowpose.config import RunConfig, parse_config, portable
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_bytes
 from lowpose.nn.model import PoseModel, build_model
@@ -49,9 +49,8 @@ def pack_weights(weights: str | Path, out: Path) -> None:
     large = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v.half()).all()]
     if large:
         raise LowposeError(f"{weights}: fp16 cannot hold {len(large)} tensors, as {large[0]}")
-    places = {"data": config.data.model_copy(update={"root": None}), "cache": config.cache.model_copy(update={"dir": None})}
     facts = {k: v for k, v in about.items() if k not in ("version", "config", "skeleton")}
-    save_weights(out, model, config.model_copy(update=places), model.skeleton, half=True, **facts)
+    save_weights(out, model, portable(config), model.skeleton, half=True, **facts)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -81,9 +81,10 @@ def _print_json(value: Any) -> None:
 
 
 def _command() -> str:
-    """The command line, as a card states it; paths of this machine are shortened to their last two parts."""
-    words = [w if not w.startswith("/") else "/".join(Path(w).parts[-2:]) for w in sys.argv[1:]]
-    return shlex.join(["lowpose", *words])
+    """The command line, as a card states it; absolute paths are shortened to their last two parts."""
+    from lowpose.config import shorten_paths
+
+    return shlex.join(["lowpose", *map(shorten_paths, sys.argv[1:])])
 
 
 @app.command()
@@ -113,6 +114,18 @@ def recipes(as_json: AsJson = False) -> None:
         )
         table.add_row(r["name"], row, p["metric"] if p else "", str(p["value"]) if p else "")
     console.print(table)
+
+
+@app.command()
+def methods() -> None:
+    """List what a recipe can name: data readers and heads."""
+    from lowpose import registry
+
+    for kind in ("data", "head"):
+        table = Table(kind, "what it is")
+        for name in registry.names(kind):
+            table.add_row(name, registry.find(kind, name).summary)
+        console.print(table)
 
 
 @app.command()
@@ -154,18 +167,19 @@ def train(
     config = load_config(recipe, overrides or [])  # a typing error should not wait for torch
     from lowpose.checkpoint import WEIGHTS
     from lowpose.evaluation import evaluate as measure
-    from lowpose.evaluation import validation_data
     from lowpose.plots import learning_curve
     from lowpose.training import is_main_process
     from lowpose.training import train as run
 
-    validation_data(config)  # a wrong validation split should not show after a day of training
     folder = run(config, out, resume, stop_after)
     if not is_main_process():
         return
     learning_curve(folder)
     if not (folder / WEIGHTS).is_file():
         console.print(f"stopped early; continue with --resume --out {folder}")
+        return
+    if config.data.val is None:
+        console.print(f"data.val is null: trained, not measured; run folder: {folder}")
         return
     _print_card(measure(folder, command=_command()))
     console.print(f"run folder: {folder}")
@@ -223,6 +237,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.2,
+    min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score.")] = None,
 ) -> None:
     """Predict poses in pictures, folders and videos.
 
@@ -232,7 +247,13 @@ def predict(
     from lowpose.runtime import load
 
     report = predict_sources(
-        load(weights), sources, boxes, results=out / "results.json", draw=out if draw else None, threshold=threshold
+        load(weights),
+        sources,
+        boxes,
+        results=out / "results.json",
+        draw=out if draw else None,
+        threshold=threshold,
+        min_score=min_score,
     )
     console.print(f"persons: {report.persons}, pictures or frames: {report.frames}; {out / 'results.json'}")
     if report.problems:
@@ -330,14 +351,19 @@ def check(
     boxes: Annotated[str, typer.Option(help="'gt' or a detector's result file.")] = "gt",
     skeleton: Annotated[str | None, typer.Option(help="Built-in name or YAML file.")] = None,
     decode: Annotated[bool, typer.Option(help="Decode every picture to find broken ones.")] = True,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="key=value option of the reader, as category=dog.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what is in a data set and what is wrong with it."""
+    from lowpose.config import apply_overrides
     from lowpose.data import parse_source
     from lowpose.data.check import check_data, print_report
 
     kind, root = parse_source(source)
-    report = check_data(kind, root, split, boxes=boxes, skeleton=skeleton, decode=decode)
+    chosen = apply_overrides({}, options or [])
+    report = check_data(kind, root, split, boxes=boxes, skeleton=skeleton, options=chosen, decode=decode, console=errors)
     if as_json:
         return _print_json(report.to_dict())
     print_report(report, console)

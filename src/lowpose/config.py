@@ -6,15 +6,29 @@ overrides come last. The resolved recipe is written into the run folder.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
+# overrides that leave a recipe the published row that it was
+HARMLESS = (
+    *("data.root=", "data.boxes=", "cache.", "eval.batch_size=", "train.seed=", "train.workers=", "train.save_every="),
+    *("train.log_every=", "train.eval_every=", "name="),
+)
 
 
 class Strict(BaseModel):
@@ -35,7 +49,7 @@ class DataConfig(Strict):
     kind: str = "synthetic"
     root: str | None = None
     train: str = "train"
-    val: str = "val"
+    val: str | None = "val"  # null: none; the run is then not measured
     boxes: str = "gt"  # of the validation split: 'gt', or a detector's result file
     skeleton: str | None = None  # built-in name or YAML file; default: the reader's own
     options: dict[str, Any] = Field(default_factory=dict)  # of the reader, e.g. synthetic's count
@@ -84,6 +98,12 @@ class CacheConfig(Strict):
     dir: str | None = None
     reduced: bool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> CacheConfig:
+        if self.reduced and self.dir is None:
+            raise ValueError("cache.reduced needs cache.dir, the folder of the cache")
+        return self
+
 
 class ModelConfig(Strict):
     backbone: str = "resnet18"  # any timm model that gives feature maps
@@ -115,6 +135,12 @@ class TrainConfig(Strict):
     save_every: int = Field(500, ge=1)  # steps between whole training states
     eval_every: int = Field(0, ge=0)  # epochs between validations while training; 0: only at the end
     log_every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.schedule == "onecycle" and self.warmup_steps:
+            raise ValueError("train.warmup_steps: onecycle has its own warm-up; use 0 or another schedule")
+        return self
 
 
 class EvalConfig(Strict):
@@ -166,7 +192,14 @@ def load_config(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ())
 
     Raises: LowposeError for an unknown recipe or key (nearest name offered) or a value of the wrong kind.
     """
-    return parse_config(apply_overrides(_read_recipe(recipe), overrides), str(recipe))
+    values = _read_recipe(recipe)
+    published = "paper" in values
+    values = apply_overrides(values, overrides)
+    changes = [item for item in overrides if not item.startswith(HARMLESS)]
+    if published and changes:  # the row is of the recipe as it stands
+        values.pop("paper", None)
+        values["note"] = f"changed from {recipe}: {' '.join(map(shorten_paths, changes))}"
+    return parse_config(values, str(recipe))
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -278,6 +311,29 @@ def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None
         if not isinstance(values, dict):
             raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
     values[path[-1]] = value
+
+
+def portable(config: RunConfig) -> RunConfig:
+    """The same recipe without where files lie on this machine: folders are left out, files keep their names."""
+
+    def name(path: str | None) -> str | None:
+        return path if path is None or not Path(path).is_absolute() and ".." not in Path(path).parts else Path(path).name
+
+    d, m = config.data, config.model
+    data = {"root": None, "boxes": name(d.boxes), "skeleton": name(d.skeleton), "train": name(d.train), "val": name(d.val)}
+    return config.model_copy(
+        update={
+            "data": d.model_copy(update=data),
+            "cache": config.cache.model_copy(update={"dir": None}),
+            "model": m.model_copy(update={"pretrained": name(m.pretrained)}),
+            "init": name(config.init),
+        }
+    )
+
+
+def shorten_paths(word: str) -> str:
+    """A word of a command line with absolute paths cut to their last two parts, for cards."""
+    return re.sub(r"(^|[=:])(/[^\s:]*)", lambda m: m[1] + "/".join(Path(m[2]).parts[-2:]), word)
 
 
 def dump_config(config: RunConfig) -> str:

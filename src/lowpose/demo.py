@@ -110,7 +110,13 @@ def predict_pictures(out: Path, count: int = 6) -> list[Path]:
 
 def demo_table(cards: dict[int, dict[str, Any]]) -> Table:
     table = Table(
-        "input", "params M", "GMAC", "PCK@0.2 [95%]", "AP", "error, % of crop", title="500 synthetic people, not seen in training"
+        "input",
+        "params M",
+        "GMAC",
+        "PCK@0.2 [95%]",
+        "AP",
+        "error, % of crop",
+        title=f"{cards[32]['measured_on']['persons']} synthetic people, not seen in training",
     )
     for size, card in cards.items():
         m, cost = card["metrics"], card["cost"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.progress import track
 
 from lowpose.cards import make_card, write_card
 from lowpose.checkpoint import load_model, read_weights, weights_path
-from lowpose.config import RunConfig, apply_overrides, parse_config
+from lowpose.config import RunConfig, apply_overrides, parse_config, shorten_paths
 from lowpose.data import load_data, parse_source
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
@@ -23,10 +24,14 @@ from lowpose.files import whole, write_json
 from lowpose.geometry import invert, reduction, transform
 from lowpose.loader import evaluation_batches
 from lowpose.metrics import evaluate_predictions
-from lowpose.metrics.oks import coco_rows
+from lowpose.metrics.oks import coco_rows, instance_score
 from lowpose.nn.cost import count
-from lowpose.nn.model import PoseModel
-from lowpose.samples import PoseData
+from lowpose.nn.heads.base import PoseHead
+from lowpose.nn.model import PoseModel, build_head
+from lowpose.samples import PoseData, coco_result
+
+# what an override of `lowpose eval` may change
+MEASURING = ("input.resample", "input.padding", "input.camera", "eval.", "cache.", "data.options", "train.workers", "head.")
 
 
 @dataclass
@@ -66,6 +71,8 @@ def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: s
 
 def validation_data(config: RunConfig) -> PoseData:
     d = config.data
+    if d.val is None:
+        raise LowposeError(f"{config.name}: has no validation split (data.val is null)")
     return load_data(d.kind, d.root, d.val, boxes=d.boxes, skeleton=d.skeleton, options=d.options)
 
 
@@ -112,34 +119,80 @@ def evaluate(
         weights: run folder or weights file. source: 'KIND:ROOT', default the recipe's validation data. split: its split.
         boxes: 'gt' or a detector's result file. results: also write COCO result rows there.
         out: folder of the card, default where the weights are; a card for other data than the recipe's is named after it.
-        overrides: of the recipe for this measurement, as 'input.resample=camera' or 'eval.flip=false'.
+        overrides: of this measurement: input.resample, input.padding, input.camera, eval, cache, data.options, train.workers,
+            or head settings that leave its layers as they are, as 'head.decode=argmax'.
 
-    Raises: LowposeError for weights of another skeleton, data that cannot be read, or wrong overrides.
+    Raises: LowposeError for weights of another skeleton, data that cannot be read, or overrides of what is trained.
     """
     model, own = load_model(weights)
     path = weights_path(weights)
-    config = parse_config(apply_overrides(own.model_dump(mode="json", exclude_none=True), overrides), "overrides")
+    config = measuring_config(own, overrides)
+    if config.head != own.head:
+        model.head = other_reading(model, config)
+    if source is None and config.data.val is None:
+        raise LowposeError(f"{weights}: its recipe has no validation split (data.val is null); name data with --data KIND:ROOT")
     kind, root = parse_source(source) if source else (config.data.kind, config.data.root)
     same_kind = kind == config.data.kind
     options = config.data.options if same_kind else {}
     skeleton = config.data.skeleton if same_kind else None
     box_source = boxes or (config.data.boxes if same_kind else "gt")
     data = load_data(
-        kind, root, split or (config.data.val if same_kind else "val"), boxes=box_source, skeleton=skeleton, options=options
+        kind,
+        root,
+        split or (config.data.val if same_kind else None) or "val",
+        boxes=box_source,
+        skeleton=skeleton,
+        options=options,
     )
     check_skeleton(model, data)
     found = predict_split(model, data, config)
     report = measure(model, config, data, found, bootstrap)
     cost = count(model, config.input.size)
-    card = make_card(config, data, report, path, asdict(cost), **training_facts(path), command=command, overrides=list(overrides))
+    card = make_card(
+        config,
+        data,
+        report,
+        path,
+        asdict(cost),
+        **training_facts(path),
+        command=command,
+        overrides=[shorten_paths(item) for item in overrides],
+    )
     folder = Path(out) if out else path.parent
-    usual = same_kind and data.split == config.data.val and data.boxes in ("gt", "joints") and not overrides
-    stem = "card" if usual else f"card-{kind}-{Path(data.split).stem}" + ("-changed" if overrides else "")
+    asked = (kind, root, split or config.data.val, box_source)
+    usual = asked == (own.data.kind, own.data.root, own.data.val, own.data.boxes) and not overrides
+    stem = "card" if usual else card_name(data, bool(overrides))
     write_card(folder, card, stem)
     save_predictions(folder / f"{stem.replace('card', 'predictions')}.npz", data, found)
     if results:
         write_json(results, result_rows(model, config, data, found))
     return card
+
+
+def measuring_config(own: RunConfig, overrides: tuple[str, ...] | list[str]) -> RunConfig:
+    """The recipe of weights with overrides of how they are measured. Raises: LowposeError for others."""
+    for item in overrides:
+        if not item.startswith(MEASURING):
+            raise LowposeError(f"'{item}': the weights are trained; a measurement can change {', '.join(MEASURING)}")
+    values = own.model_dump(mode="json", exclude_none=True)
+    return parse_config(apply_overrides(values, overrides), "overrides")
+
+
+def other_reading(model: PoseModel, config: RunConfig) -> PoseHead:
+    """The trained head under other settings. Raises: LowposeError if they need other layers."""
+    head = build_head(config, model.backbone, model.skeleton)
+    try:
+        head.load_state_dict(model.head.state_dict())
+    except RuntimeError:
+        raise LowposeError(f"head {config.head}: needs other layers than the weights have; train it") from None
+    return head
+
+
+def card_name(data: PoseData, changed: bool) -> str:
+    """File name of a card for other data, boxes or settings than the recipe's."""
+    parts = ["card", data.kind, Path(data.root).name, Path(data.split).stem]
+    parts += [Path(data.boxes).stem] if data.boxes not in ("gt", "joints") else []
+    return re.sub(r"[^\w.-]+", "_", "-".join([*parts, *(["changed"] if changed else [])]))
 
 
 def training_facts(weights: Path) -> dict[str, Any]:
@@ -157,7 +210,15 @@ def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:
 
 
 def result_rows(model: PoseModel, config: RunConfig, data: PoseData, found: Predictions) -> list[dict[str, Any]]:
-    """COCO keypoint results (-0.5 applied) after OKS-NMS: the very rows that AP is computed from."""
+    """COCO keypoint results (-0.5 applied) after OKS-NMS: the very rows that AP is computed from.
+
+    A skeleton without sigmas has no OKS: then every box keeps its row.
+    """
+    if data.skeleton.sigmas is None:
+        scores = instance_score(np.array([s.score for s in data.samples]), found.published, instance_threshold(model, config))
+        return [
+            coco_result(found.keypoints[i], found.scores[i], scores[i], s.box, s.image_id) for i, s in enumerate(data.samples)
+        ]
     return coco_rows(data, found.keypoints, found.scores, found.published, instance_threshold(model, config), config.eval.nms)
 
 

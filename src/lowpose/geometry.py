@@ -103,10 +103,3 @@ def box_of_points(points: np.ndarray, least: float = 1.0) -> np.ndarray:
     low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     grow = np.maximum(least - (high - low), 0) / 2
     return np.concatenate([low - grow, high - low + 2 * grow])
-
-
-def flip_points(points: np.ndarray, width: float, flip_index: np.ndarray) -> np.ndarray:
-    """(..., K, 2) keypoints of the mirrored picture: x' = width - x, left and right exchanged."""
-    out = np.array(points[..., flip_index, :])
-    out[..., 0] = width - out[..., 0]
-    return out

@@ -8,7 +8,7 @@ from lowpose.config import load_config, recipe_names
 
 
 def list_recipes() -> list[dict[str, Any]]:
-    """One mapping per recipe: name, data, backbone, head, size, split of training and, for a published row, `paper`.
+    """One mapping per recipe: name, data, backbone, head, size, epochs and, for a published row, `paper`.
 
     `paper` has title, table, row, metric and value, and params_m and gmacs where they are printed.
     """

@@ -47,17 +47,18 @@ def predict_sources(
     results: str | Path | None = None,
     draw: str | Path | None = None,
     threshold: float = 0.2,
+    min_score: float | None = None,
 ) -> PredictReport:
     """Predict every person of every picture or frame, batched over people of several frames.
 
     Args:
         sources: pictures, folders, videos. boxes: 'whole' (one person fills each picture) or a file of boxes.
         results: COCO result JSON to write. draw: folder for overlays (pictures as .png or .jpg, videos as .mp4).
-        threshold: joints with a lower score are drawn hollow or not at all.
+        threshold: joints with a lower score are not drawn. min_score: boxes with a lower score are left out.
 
     Raises: LowposeError for missing sources, box files without any box for them, or nothing that could be read.
     """
-    report, table = PredictReport(), load_boxes(boxes)
+    report, table = PredictReport(), load_boxes(boxes, min_score)
     pictures = names(sources)
     if pictures is not None:  # before anything is drawn
         _check_boxes_used(table, sum(frame in table for frame in pictures), len(pictures))
@@ -111,6 +112,7 @@ class Overlays:
 
     def __init__(self, folder: Path | None, threshold: float):
         self.folder, self.threshold, self.paths = folder, threshold, []
+        self._taken: set[Path] = set()
         self._stack = ExitStack()
         self._video: tuple[str, VideoWriter] | None = None
 
@@ -129,14 +131,24 @@ class Overlays:
             self._writer(frame).write(image)
             return
         name = Path(frame.name)
-        path = self.folder / name.with_suffix(name.suffix if name.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png")
-        write_image(path, image)
+        suffix = name.suffix if name.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png"
+        write_image(self._place(frame, name.with_suffix(suffix)), image)
+
+    def _place(self, frame: Frame, name: Path) -> Path:
+        """A path inside the folder that no other frame has. Raises: LowposeError if it is the source itself."""
+        inside = Path(*(part for part in name.parts if part not in (name.anchor, "..")))
+        path, number = self.folder / inside, 2
+        while path in self._taken:
+            path, number = (self.folder / inside).with_stem(f"{inside.stem}-{number}"), number + 1
+        if path.exists() and path.samefile(frame.source):
+            raise LowposeError(f"{path}: the drawing would overwrite the picture; give another --out")
+        self._taken.add(path)
         self.paths.append(path)
+        return path
 
     def _writer(self, frame: Frame) -> VideoWriter:
         if self._video is None or self._video[0] != frame.source:
             self._stack.close()  # ends the video before
-            path = self.folder / f"{Path(frame.source).stem}-poses.mp4"
+            path = self._place(frame, Path(f"{Path(frame.source).stem}-poses.mp4"))
             self._video = (frame.source, self._stack.enter_context(VideoWriter(path, frame.fps)))
-            self.paths.append(path)
         return self._video[1]

@@ -25,7 +25,7 @@ class TrainingProgress:
     def __init__(self, step: int, total: int, batch_size: int, show: bool):
         self.total, self.batch_size, self.show = total, batch_size, show
         self._times = deque([(time.monotonic(), step)], maxlen=100)
-        self._spoke = time.monotonic()
+        self._spoke, self._lines = time.monotonic(), 0
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -54,8 +54,8 @@ class TrainingProgress:
         self._times.append((now, step))
         state = f"loss {terms['loss']:.4f}  {self.rate:.0f} images/s"
         self._bar.update(self._task, completed=step, state=state)
-        if self.show and self._bar.disable and (now - self._spoke > 30 or step == self.total):
-            self._spoke = now
+        if self.show and self._bar.disable and (now - self._spoke > 30 or (step == self.total and self._lines)):
+            self._spoke, self._lines = now, self._lines + 1
             left = (self.total - step) * self.batch_size / max(self.rate, 1e-9)
             when = f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
             print(f"step {step}/{self.total}  {state}  {when}", file=sys.stderr, flush=True)
@@ -77,7 +77,7 @@ class Log:
             raise os_problem(path, e) from None
         self._file.truncate(min(keep, self._file.seek(0, os.SEEK_END)))  # a file that was deleted or cut is not filled up
         self._file.seek(0, os.SEEK_END)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._start = time.time()
 
     def write(self, line: dict[str, Any]) -> None:

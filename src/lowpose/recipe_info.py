@@ -7,6 +7,7 @@ from typing import Any
 
 from lowpose import registry
 from lowpose.config import RunConfig, load_config
+from lowpose.errors import LowposeError
 from lowpose.nn.cost import count
 from lowpose.nn.model import build_model
 from lowpose.skeletons import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton, get_skeleton
@@ -41,4 +42,10 @@ def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dic
 def recipe_skeleton(config: RunConfig) -> Skeleton:
     """The skeleton of a recipe's data, from its settings alone (a custom COCO file must name it with data.skeleton)."""
     registry.find("data", config.data.kind)
-    return get_skeleton(config.data.skeleton) if config.data.skeleton else KIND_SKELETONS[config.data.kind]
+    if config.data.skeleton:
+        return get_skeleton(config.data.skeleton)
+    if config.data.kind not in KIND_SKELETONS:
+        raise LowposeError(
+            f"the skeleton of '{config.data.kind}' data is in its files; name it, as data.skeleton=coco17 or a .yaml file"
+        )
+    return KIND_SKELETONS[config.data.kind]

@@ -31,7 +31,6 @@ class Entry:
 _PACKAGES = {
     "data": "lowpose.data",
     "head": "lowpose.nn.heads",
-    "distill": "lowpose.nn.distill",
 }
 _entries: dict[str, dict[str, Entry]] = {}
 

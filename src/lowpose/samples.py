@@ -85,7 +85,7 @@ class PoseResult:
 
     Attributes:
         keypoints: (P, K, 2) float32, picture pixels, (x, y).
-        scores: (P, K) float32 in 0..1: probability mass within one input pixel of the peak.
+        scores: (P, K) float32 in 0..1: probability mass within one input pixel of the peak, relative to a perfect answer's.
         boxes: (P, 4) float64, picture pixels, (x, y, width, height).
         box_scores: (P,) float64.
         published: (P, K) float32, the score of the published method, which COCO AP ranks by.
@@ -97,7 +97,6 @@ class PoseResult:
     skeleton: Skeleton
     box_scores: np.ndarray | None = None
     published: np.ndarray | None = None
-    image: str = ""
 
     def __len__(self) -> int:
         return len(self.keypoints)

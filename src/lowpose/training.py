@@ -2,7 +2,7 @@
 
     lowpose train RECIPE [key=value ...]                                one process
     accelerate launch --num_processes 2 -m lowpose train RECIPE ...     many GPUs
-    torchrun --nproc_per_node 2 -m lowpose train RECIPE ...             many processes on CPUs (gloo)
+    torchrun --nproc_per_node 2 -m lowpose train RECIPE ...             many GPUs, or processes on CPUs (gloo)
 
 A run is a pure function of its recipe: batches depend on (seed, step), learning rates on the step. The whole state is
 written every `save_every` steps; after a kill, `--resume` continues from it and ends with the same bits.
@@ -63,10 +63,11 @@ class Run:
         self.config, self.folder, self.t = config, folder, config.train
         torch.manual_seed(self.t.seed)
         AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-        self.accelerator = Accelerator(mixed_precision=self.t.precision)
+        # without cpu=True accelerate ignores the ranks that torchrun starts on a machine without GPUs
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=self.t.precision)
         state = check_folder(folder, config, resume)
         self.data = training_data(config)
-        self.val = validation_data(config) if self.t.eval_every else None
+        self.val = validation_data(config) if config.data.val is not None else None  # a wrong one shows before training
         model = build_model(config, self.data.skeleton)
         if self.val is not None:
             check_skeleton(model, self.val)
@@ -78,6 +79,8 @@ class Run:
                 len(self.not_loaded),
                 ", ".join(self.not_loaded[:3]),
             )
+        if config.augment.flip and not self.data.skeleton.pairs and state is None:
+            log.warning("skeleton '%s' has no left/right pairs: flipped views exchange no names", self.data.skeleton.name)
         prepare_model(model, self.t, self.accelerator.device)
         self.reader = self._reader()
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
@@ -175,7 +178,7 @@ class Run:
             self.log.write(
                 {"step": self.step, "epoch": round(epoch, 4), **terms, "lr": lr, "images_per_s": round(progress.rate, 1)}
             )
-        if epoch_ends and self.t.eval_every and (self.step // self.order.steps_per_epoch) % self.t.eval_every == 0:
+        if epoch_ends and self.val and self.t.eval_every and (self.step // self.order.steps_per_epoch) % self.t.eval_every == 0:
             self._validate()
         if self.step % self.t.save_every == 0:
             self._save()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lowpose.data import load_data
+from lowpose.data._coco_format import from_category
 from lowpose.errors import LowposeError
 from lowpose.geometry import crop_matrix, transform
 from lowpose.skeletons import COCO17
@@ -242,3 +243,22 @@ def test_shared_photographs(shared):
     assert picture.shape[:2] == (oracle.imgs[data.samples[0].image_id]["height"], oracle.imgs[data.samples[0].image_id]["width"])
     split = load_data("coco", shared / "coco-mini", "annotations/person_keypoints_train2017.json")
     assert [s.image for s in split.samples] == [s.image for s in data.samples]
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["l_wrist", "tail", "r_wrist"], ((0, 2),)),
+        (["wrist_R", "wrist_L"], ((1, 0),)),
+        (["left_eye", "right_eye", "leftover"], None),
+        (["nose", "right_ear"], None),
+        (["nail", "roll"], ()),
+    ],
+)
+def test_pairs_from_the_names_of_a_category(names, pairs):
+    category = {"name": "dog", "keypoints": names}
+    if pairs is None:
+        with pytest.raises(LowposeError, match="has no '.*'; give skeleton=FILE.yaml"):
+            from_category(category, "file")
+    else:
+        assert from_category(category, "file").pairs == pairs

@@ -8,6 +8,7 @@ same centre.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.data._problems import BadAnnotation, note, tolerate
+from lowpose.data._problems import BadAnnotation, note, refuse_options, tolerate
 from lowpose.data.lsp import read_picture
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.files import os_problem
@@ -104,6 +105,27 @@ def picture_folder(root: Path, names: list[str], folders: Iterable[str], where: 
     return folders[0]
 
 
+# (pattern, replacement) of the left and of the right side
+_SIDES = [((word, word), (other, other)) for word, other in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))] + [
+    ((rf"(^|[_-]){a}($|[_-])", rf"\g<1>{a}\g<2>"), (rf"(^|[_-]){b}($|[_-])", rf"\g<1>{b}\g<2>"))
+    for a, b in (("l", "r"), ("L", "R"))
+]
+
+
+def _sided_names(names: list[str], where: str) -> list[tuple[str, str]]:
+    """(left, right) names. Sides are the words left and right, or l and r as a first or last part ('l_wrist', 'wrist_R')."""
+    pairs = set()
+    for name in names:
+        for left, right in _SIDES:
+            for mine, theirs, is_left in ((left, right, True), (right, left, False)):
+                other = re.sub(mine[0], theirs[1], name)
+                if other != name:
+                    if other not in names:
+                        raise LowposeError(f"{where}: keypoint '{name}' has no '{other}'; give skeleton=FILE.yaml with its pairs")
+                    pairs.add((name, other) if is_left else (other, name))
+    return sorted(pairs, key=lambda pair: names.index(pair[0]))
+
+
 def from_category(category: dict[str, Any], where: str) -> Skeleton:
     """The built-in skeleton of the same keypoints, else one made from the category of a COCO-format file.
 
@@ -114,15 +136,7 @@ def from_category(category: dict[str, Any], where: str) -> Skeleton:
     for known in BUILT_IN.values():
         if tuple(names) == known.keypoints:
             return known
-    pairs = []
-    for i, name in enumerate(names):
-        for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")):
-            if left in name:
-                other = name.replace(left, right)
-                if other not in names:
-                    raise LowposeError(f"{where}: keypoint '{name}' has no '{other}'; give skeleton=FILE.yaml with its pairs")
-                pairs.append((i, names.index(other)))
-                break
+    pairs = [(names.index(a), names.index(b)) for a, b in _sided_names(names, where)]
     edges = []
     for edge in category.get("skeleton") or []:
         if not isinstance(edge, list) or len(edge) != 2 or not all(isinstance(e, int) and 1 <= e <= len(names) for e in edge):
@@ -193,9 +207,7 @@ def _pictures(rows: Any, path: Path) -> dict[int | str, Picture]:
 
 def open_coco(path: Path, root: Path, folders: Iterable[str], skeleton: Skeleton | None, options: dict[str, Any]) -> CocoFile:
     """Parse a COCO-format file and find its pictures. Raises: LowposeError for a file of another form."""
-    for key in options:
-        if key != "category":
-            raise LowposeError(f"unknown data option '{key}'; known: category")
+    refuse_options("COCO format", options, ("category",))
     values = read_json(path)
     if not isinstance(values, dict) or not {"images", "annotations", "categories"} <= set(values):
         missing = [k for k in ("images", "annotations", "categories") if not isinstance(values, dict) or k not in values]

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lowpose.errors import LowposeError
+from lowpose.errors import LowposeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,10 @@ def note(kind: str, message: str, annotation: int | None = None, image: str | No
     found = _collected.get()
     if found is not None:
         found.append(Problem(kind, message, annotation, image))
+
+
+def refuse_options(kind: str, options: dict[str, Any], known: tuple[str, ...] = ()) -> None:
+    """Raises: LowposeError naming an option that the reader does not have."""
+    for name in options:
+        if name not in known:
+            raise LowposeError(f"{kind}: unknown option '{name}' (data.options){did_you_mean(str(name), known)}")

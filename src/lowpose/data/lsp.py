@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.data._problems import note
+from lowpose.data._problems import note, refuse_options
 from lowpose.errors import LowposeError
 from lowpose.geometry import box_of_points
 from lowpose.images import read_image
@@ -71,6 +71,7 @@ def _rows(split: str, n: int, extended: bool, path: Path) -> range:
 @register("data", "lsp")
 def lsp(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, options: dict[str, Any]) -> PoseData:
     """LSP and LSPET: athletes about 150 pixels long, 14 joints (joints.mat and images/)."""
+    refuse_options("lsp", options)
     if boxes != "gt":
         raise LowposeError(f"lsp has no detector boxes; boxes must be 'gt', not '{boxes}'")
     path = root / "joints.mat"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lowpose.data._coco_format import annotation_file, numbers, picture_folder, read_json
-from lowpose.data._problems import BadAnnotation, note, tolerate
+from lowpose.data._problems import BadAnnotation, note, refuse_options, tolerate
 from lowpose.data.lsp import read_mat, read_picture
 from lowpose.errors import LowposeError
 from lowpose.geometry import box_of_points
@@ -82,6 +82,7 @@ def _person(row: Any, i: int, path: Path, folder: str, head: float | None, left_
 @register("data", "mpii")
 def mpii(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, options: dict[str, Any]) -> PoseData:
     """MPII Human Pose: 16 joints, centre and scale (annot/train.json, annot/valid.json, annot/gt_valid.mat)."""
+    refuse_options("mpii", options)
     if boxes != "gt":
         raise LowposeError(f"mpii has no detector boxes; boxes must be 'gt', not '{boxes}'")
     path = annotation_file(root, split, [f"annot/{'valid' if split == 'val' else split}.json"])

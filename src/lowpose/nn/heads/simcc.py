@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lowpose.config import Strict
@@ -31,8 +31,16 @@ class SimCCConfig(Strict):
     name: Literal["simcc"] = "simcc"
     split: float = Field(2.0, gt=0)  # bins per input pixel
     target: Literal["hard", "smooth", "gaussian"] = "gaussian"
-    smoothing: float = Field(0.1, ge=0, lt=1)  # share of the mass that 'smooth' spreads over the other bins
-    sigma: float | None = Field(None, gt=0)  # bins; default sqrt(pixels / 8) per axis
+    smoothing: float | None = Field(None, ge=0, lt=1)  # share that 'smooth' spreads over the other bins; default 0.1
+    sigma: float | None = Field(None, gt=0)  # of 'gaussian', bins; default sqrt(pixels / 8) per axis
+
+    @model_validator(mode="after")
+    def _check(self) -> SimCCConfig:
+        if self.smoothing is not None and self.target != "smooth":
+            raise ValueError(f"'smoothing' belongs to target 'smooth'; with '{self.target}' leave it null")
+        if self.sigma is not None and self.target != "gaussian":
+            raise ValueError(f"'sigma' belongs to target 'gaussian'; with '{self.target}' leave it null")
+        return self
 
 
 @register("head", "simcc", SimCCConfig)
@@ -90,7 +98,7 @@ class SimCC(PoseHead):
         hot = F.one_hot(u.floor().long().clamp(0, bins - 1), bins).float()
         if self.config.target == "hard":
             return hot
-        eps = self.config.smoothing
+        eps = 0.1 if self.config.smoothing is None else self.config.smoothing
         return hot * (1 - eps) + (1 - hot) * eps / (bins - 1)
 
     def loss(self, outputs: Outputs, targets: Outputs, weight: Tensor) -> Outputs:
