@@ -56,8 +56,12 @@ def front(cards: dict[str, dict]) -> str:
     return before + BEGIN + table(lsp, links=False) + END + after
 
 
+def read_cards() -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in sorted(HERE.glob("*/card.json"))}
+
+
 def main() -> None:
-    cards = {p.parent.name: json.loads(p.read_text()) for p in sorted(HERE.glob("*/card.json"))}
+    cards = read_cards()
     (HERE / "README.md").write_text(page(cards))
     FRONT.write_text(front(cards))
 

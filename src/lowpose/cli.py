@@ -236,7 +236,7 @@ def predict(
     boxes: Annotated[str, typer.Option(help="'whole' (one person fills each picture) or a JSON or CSV file of boxes.")] = "whole",
     out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.2,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.05,
     min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score.")] = None,
 ) -> None:
     """Predict poses in pictures, folders and videos.
@@ -336,7 +336,7 @@ def pack(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 4.5,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 3.5,
 ) -> None:
     """Train and predict on synthetic people; needs no data."""
     from lowpose.demo import run_demo

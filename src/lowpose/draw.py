@@ -21,7 +21,7 @@ _SHIFT = 4  # binary places of the coordinates that OpenCV draws with
 
 
 def draw_poses(
-    image: np.ndarray, result: PoseResult, *, threshold: float = 0.2, boxes: bool = False, scale: float | None = None
+    image: np.ndarray, result: PoseResult, *, threshold: float = 0.05, boxes: bool = False, scale: float | None = None
 ) -> np.ndarray:
     """A copy of the picture with every person's skeleton.
 
@@ -50,7 +50,7 @@ def draw_crop(
     skeleton: Skeleton,
     size: int = 192,
     gt: np.ndarray | None = None,
-    threshold: float = 0.2,
+    threshold: float = 0.05,
     smooth: bool = False,
 ) -> np.ndarray:
     """A crop, enlarged until its longer side is `size`, with the predicted skeleton and the true one (dotted, white).

@@ -46,7 +46,7 @@ def predict_sources(
     *,
     results: str | Path | None = None,
     draw: str | Path | None = None,
-    threshold: float = 0.2,
+    threshold: float = 0.05,
     min_score: float | None = None,
 ) -> PredictReport:
     """Predict every person of every picture or frame, batched over people of several frames.

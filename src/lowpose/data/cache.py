@@ -21,6 +21,7 @@ import json
 import logging
 import secrets
 import shutil
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -194,7 +195,9 @@ def _write(
     current, image = None, None
     out = None
     try:
-        for i in track(order, "crop cache", console=Console(stderr=True), disable=len(order) < 500, transient=True):
+        for i in track(
+            order, "crop cache", console=Console(stderr=True), disable=len(order) < 500 or not sys.stderr.isatty(), transient=True
+        ):
             sample = data.samples[i]
             if sample.image != current:
                 current, image = sample.image, _read(data, sample.image, broken)
