@@ -15,7 +15,7 @@ from rich.progress import track
 
 from lowpose.cards import make_card, write_card
 from lowpose.checkpoint import load_model, read_weights, weights_path
-from lowpose.config import RunConfig, apply_overrides, parse_config, shorten_paths
+from lowpose.config import DataConfig, RunConfig, apply_overrides, parse_config, shorten_paths
 from lowpose.data import load_data, parse_source
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
@@ -72,7 +72,7 @@ def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: s
 def validation_data(config: RunConfig) -> PoseData:
     d = config.data
     if d.val is None:
-        raise LowposeError(f"{config.name}: has no validation split (data.val is null)")
+        raise LowposeError(f"{config.name}: has no validation split (data.val is null); name one with --split")
     return load_data(d.kind, d.root, d.val, boxes=d.boxes, skeleton=d.skeleton, options=d.options)
 
 
@@ -129,44 +129,30 @@ def evaluate(
     config = measuring_config(own, overrides)
     if config.head != own.head:
         model.head = other_reading(model, config)
-    if source is None and config.data.val is None:
-        raise LowposeError(f"{weights}: its recipe has no validation split (data.val is null); name data with --data KIND:ROOT")
-    kind, root = parse_source(source) if source else (config.data.kind, config.data.root)
-    same_kind = kind == config.data.kind
-    options = config.data.options if same_kind else {}
-    skeleton = config.data.skeleton if same_kind else None
-    box_source = boxes or (config.data.boxes if same_kind else "gt")
-    data = load_data(
-        kind,
-        root,
-        split or (config.data.val if same_kind else None) or "val",
-        boxes=box_source,
-        skeleton=skeleton,
-        options=options,
-    )
+    where = measured_data(config, source, split, boxes)
+    data = validation_data(config.model_copy(update={"data": where}))
     check_skeleton(model, data)
     found = predict_split(model, data, config)
     report = measure(model, config, data, found, bootstrap)
-    cost = count(model, config.input.size)
-    card = make_card(
-        config,
-        data,
-        report,
-        path,
-        asdict(cost),
-        **training_facts(path),
-        command=command,
-        overrides=[shorten_paths(item) for item in overrides],
-    )
+    facts = training_facts(path) | {"command": command, "overrides": [shorten_paths(item) for item in overrides]}
+    card = make_card(config, data, report, path, asdict(count(model, config.input.size)), **facts)
     folder = Path(out) if out else path.parent
-    asked = (kind, root, split or config.data.val, box_source)
-    usual = asked == (own.data.kind, own.data.root, own.data.val, own.data.boxes) and not overrides
-    stem = "card" if usual else card_name(data, bool(overrides))
+    stem = "card" if where == own.data and not overrides else card_name(data, bool(overrides))
     write_card(folder, card, stem)
     save_predictions(folder / f"{stem.replace('card', 'predictions')}.npz", data, found)
     if results:
         write_json(results, result_rows(model, config, data, found))
     return card
+
+
+def measured_data(config: RunConfig, source: str | None, split: str | None, boxes: str | None) -> DataConfig:
+    """The recipe's data settings with another source, split or boxes; what belongs to another kind does not go along."""
+    d = config.data
+    kind, root = parse_source(source) if source else (d.kind, d.root)
+    values: dict[str, Any] = {"kind": kind, "root": root, "val": split or d.val, "boxes": boxes or d.boxes}
+    if kind != d.kind:
+        values |= {"val": split or "val", "boxes": boxes or "gt", "skeleton": None, "options": {}}
+    return d.model_copy(update=values)
 
 
 def measuring_config(own: RunConfig, overrides: tuple[str, ...] | list[str]) -> RunConfig:
