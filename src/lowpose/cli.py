@@ -336,7 +336,7 @@ def pack(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and pictures.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 3.5,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time of all three sizes together.")] = 4.0,
 ) -> None:
     """Train and predict on synthetic people; needs no data."""
     from lowpose.demo import run_demo
