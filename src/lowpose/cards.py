@@ -105,7 +105,8 @@ def markdown(card: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
-    lines += ["", *_left_out(card)] if any(_left_out(card)) else []
+    left_out = _left_out(card)
+    lines += ["", *left_out] if left_out else []
     if card["recipe"].get("note"):
         lines += ["", f"Note: {card['recipe']['note']}."]
     if "paper" in card:

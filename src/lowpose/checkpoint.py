@@ -6,6 +6,8 @@ Nothing is ever unpickled: states are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lowpose import __version__
-from lowpose.config import RunConfig, parse_config, portable
+from lowpose.config import RunConfig, from_scratch, parse_config, portable
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_bytes
 from lowpose.nn.model import PoseModel, build_model
@@ -45,7 +47,7 @@ def pack_weights(weights: str | Path, out: Path) -> None:
     Raises: LowposeError for a file that is not lowpose's, or weights that fp16 cannot hold.
     """
     model, config = load_model(weights)
-    about = read_weights(weights)[1]
+    about = describe_weights(weights)
     large = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v.half()).all()]
     if large:
         raise LowposeError(f"{weights}: fp16 cannot hold {len(large)} tensors, as {large[0]}")
@@ -54,24 +56,41 @@ def pack_weights(weights: str | Path, out: Path) -> None:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and what the file says about itself: 'config', 'skeleton', 'version', ...
+    """Tensors, and what the file says about itself. Raises: as `describe_weights`."""
+    path = weights_path(path)
+    with _opened(path) as f:
+        about = _description(f, path)
+        return {k: f.get_tensor(k) for k in f.keys()}, about  # noqa: SIM118 (not a mapping)
+
+
+def describe_weights(path: str | Path) -> dict[str, Any]:
+    """What a weights file says about itself, without reading its tensors: 'config', 'skeleton', 'version', ...
 
     Raises: LowposeError for a file that is missing or not lowpose's.
     """
     path = weights_path(path)
+    with _opened(path) as f:
+        return _description(f, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(str(path), "pt") as f:
-            about = (f.metadata() or {}).get("lowpose")
-            state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a mapping)
+            yield f
     except (SafetensorError, OSError, RuntimeError) as e:
         raise LowposeError(f"{path}: not a readable safetensors file ({str(e).splitlines()[0]})") from None
+
+
+def _description(f: Any, path: Path) -> dict[str, Any]:
+    about = (f.metadata() or {}).get("lowpose")
     if about is None:
         raise LowposeError(
             f"{path}: not weights of lowpose (no recipe inside); for a backbone's weights use model.pretrained={path}"
         )
     try:
         about = json.loads(about)
-        return state, {"config": about["config"], "skeleton": about["skeleton"], **about}
+        return {"config": about["config"], "skeleton": about["skeleton"], **about}
     except (ValueError, KeyError, TypeError):
         raise LowposeError(f"{path}: its description of the model is damaged (no recipe or skeleton inside)") from None
 
@@ -94,8 +113,7 @@ def load_model(path: str | Path) -> tuple[PoseModel, RunConfig]:
     Raises: LowposeError for a file that does not fit the model that its recipe describes.
     """
     state, about = read_weights(path)
-    config = parse_config(about["config"], str(path))
-    config = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+    config = from_scratch(parse_config(about["config"], str(path)))
     model = build_model(config, Skeleton.from_dict(about["skeleton"], str(path)))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     try:

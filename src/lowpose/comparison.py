@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.checkpoint import WEIGHTS, load_model, read_weights
+from lowpose.checkpoint import WEIGHTS, describe_weights, load_model
 from lowpose.config import RunConfig, load_config, parse_config
 from lowpose.errors import LowposeError
 from lowpose.evaluation import evaluate, instance_threshold, validation_data
@@ -94,7 +94,7 @@ def check_same_budget(configs: dict[str, RunConfig]) -> None:
 
 def check_same_run(run: Path, config: RunConfig) -> None:
     """Raises: LowposeError if the run that is there was trained from another recipe or budget."""
-    there = parse_config(read_weights(run)[1]["config"], str(run))
+    there = parse_config(describe_weights(run)["config"], str(run))
     if recipe_key(there) != recipe_key(config):
         raise LowposeError(f"{run}: holds a run of another recipe or budget (see its recipe.yaml); give another --out")
 

@@ -313,6 +313,11 @@ def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None
     values[path[-1]] = value
 
 
+def from_scratch(config: RunConfig) -> RunConfig:
+    """The same recipe without pretrained weights, to build a model that is filled or counted and needs no download."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+
+
 def portable(config: RunConfig) -> RunConfig:
     """The same recipe without where files lie on this machine: folders are left out, files keep their names."""
 

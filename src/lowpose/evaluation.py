@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lowpose.cards import make_card, write_card
-from lowpose.checkpoint import load_model, read_weights, weights_path
+from lowpose.checkpoint import describe_weights, load_model, weights_path
 from lowpose.config import DataConfig, RunConfig, apply_overrides, parse_config, shorten_paths
 from lowpose.data import load_data, parse_source
 from lowpose.data.cache import open_cache
@@ -183,8 +183,8 @@ def card_name(data: PoseData, changed: bool) -> str:
 
 def training_facts(weights: Path) -> dict[str, Any]:
     """What the weights file says of its training."""
-    about = read_weights(weights)[1]
-    return {k: about[k] for k in ("step", "not_loaded", "skipped_in_training", "training") if about.get(k)}
+    about = describe_weights(weights)
+    return {k: about[k] for k in ("step", "not_loaded", "skipped_in_training") if about.get(k)}
 
 
 def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowpose import registry
-from lowpose.config import RunConfig, load_config
+from lowpose.config import RunConfig, from_scratch, load_config
 from lowpose.errors import LowposeError
 from lowpose.nn.cost import count
 from lowpose.nn.model import build_model
@@ -21,9 +21,8 @@ def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dic
     Raises: LowposeError for an unknown recipe, backbone or head, or a size that does not fit.
     """
     config = load_config(recipe, list(overrides))
-    plain = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
     skeleton = recipe_skeleton(config)
-    cost = count(build_model(plain, skeleton), config.input.size)
+    cost = count(build_model(from_scratch(config), skeleton), config.input.size)
     out = {
         "name": config.name,
         "size": list(config.input.size),
