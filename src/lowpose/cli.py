@@ -273,6 +273,28 @@ def sheet(
 
 
 @app.command()
+def explain(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    beside: Annotated[Path | None, typer.Option(help="Run folder or weights file of a baseline.")] = None,
+    joints: Annotated[str | None, typer.Option(help="Keypoints, as head_top,left_knee.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, as head,stage4, or paths of modules.")] = None,
+    persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 6,
+    data: Annotated[str | None, typer.Option(help="KIND:ROOT; default the recipe's.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default beside the weights.")] = None,
+) -> None:
+    """Draw where a run looks for joints, and where it fails.
+
+    attention.png: Grad-CAM per joint and layer; grid.png: predictions; both beside a baseline's, if one is given.
+    """
+    from lowpose.explain import explain as draw
+
+    chosen = (None if names is None else [n.strip() for n in names.split(",") if n.strip()] for names in (joints, layers))
+    for path in draw(weights, beside, *chosen, persons, out, data, split):
+        console.print(str(path))
+
+
+@app.command()
 def compare(
     names: Annotated[
         list[str], typer.Argument(metavar="RECIPE RECIPE ... [key=value ...]", help="The first recipe is the baseline.")

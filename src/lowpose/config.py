@@ -26,7 +26,18 @@ from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 RECIPES = Path(__file__).parent / "recipes"
 # overrides that leave a recipe the published row that it was
 HARMLESS = (
-    *("data.root=", "data.boxes=", "cache.", "eval.batch_size=", "train.seed=", "train.workers=", "train.save_every="),
+    *(
+        "data.root=",
+        "data.boxes=",
+        "cache.",
+        "teacher=",
+        "teacher.weights=",
+        "teacher.cache=",
+        "eval.batch_size=",
+        "train.seed=",
+        "train.workers=",
+        "train.save_every=",
+    ),
     *("train.log_every=", "train.eval_every=", "name="),
 )
 
@@ -90,6 +101,7 @@ class AugmentConfig(Strict):
     half_body_joints: int = Field(8, ge=2)  # only with more labelled joints than this
     shift: float = Field(0.0, ge=0, lt=1)  # of the box, uniform, as a share of its padded extent
     colour: float = Field(0.0, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- colour
+    views: int | None = Field(None, ge=1)  # so many views of each person, taken in turn by epoch; null: a new one each epoch
 
 
 class CacheConfig(Strict):
@@ -110,6 +122,25 @@ class ModelConfig(Strict):
     pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
     neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
     deconv: tuple[int, ...] = (256, 256, 256)
+
+
+def _named_weights(value: Any) -> Any:
+    return {"weights": value} if isinstance(value, str) else value
+
+
+class TeacherConfig(Strict):
+    """The trained model that a student learns from: it sees the student's view in a crop of its own size.
+
+    `teacher: PATH` is short for `teacher: {weights: PATH}`.
+    """
+
+    weights: str  # run folder or weights file
+    # null: as its own recipe trained it (a GPU's fp16 is no on a CPU)
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(lambda v: "no" if v is False else v)] = None
+    flip: bool = False  # its answer is averaged with that for the mirror image
+    # answers for all views (augment.views) are computed once and kept beside the crop cache (cache.dir):
+    # 'merged' to the student's bins, or 'full'
+    cache: Literal["none", "merged", "full"] = "none"
 
 
 class TrainConfig(Strict):
@@ -175,10 +206,25 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     head: dict[str, Any] = Field(default_factory=lambda: {"name": "simcc"})  # 'name' and that head's settings
     init: str | None = None  # weights to start from; joints are matched by name
+    teacher: Annotated[TeacherConfig | None, BeforeValidator(_named_weights)] = None
+    distill: dict[str, dict[str, Any] | None] = Field(default_factory=dict)  # method: its settings; null leaves one out
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     paper: PaperConfig | None = None
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _teaching(self) -> RunConfig:
+        if self.methods and self.teacher is None:
+            raise ValueError(f"distill.{self.methods[0]} needs a teacher: teacher=RUN_OR_WEIGHTS")
+        if self.teacher is not None and not self.methods:
+            raise ValueError("a teacher needs a method of distillation, as distill.cca.weight=1")
+        return self
+
+    @property
+    def methods(self) -> list[str]:
+        """Names in `distill` that are not left out by null."""
+        return [name for name, settings in self.distill.items() if settings is not None]
 
 
 def recipe_names() -> list[str]:
@@ -324,7 +370,7 @@ def portable(config: RunConfig) -> RunConfig:
     def name(path: str | None) -> str | None:
         return path if path is None or not Path(path).is_absolute() and ".." not in Path(path).parts else Path(path).name
 
-    d, m = config.data, config.model
+    d, m, t = config.data, config.model, config.teacher
     data = {"root": None, "boxes": name(d.boxes), "skeleton": name(d.skeleton), "train": name(d.train), "val": name(d.val)}
     return config.model_copy(
         update={
@@ -332,6 +378,7 @@ def portable(config: RunConfig) -> RunConfig:
             "cache": config.cache.model_copy(update={"dir": None}),
             "model": m.model_copy(update={"pretrained": name(m.pretrained)}),
             "init": name(config.init),
+            "teacher": t and t.model_copy(update={"weights": name(t.weights)}),
         }
     )
 

@@ -68,8 +68,8 @@ def speed(config: RunConfig, steps: int = 4) -> float:
     seconds = []
     for batch in batches:
         begin = time.monotonic()
-        terms, count = compute_loss(model, model.head, batch, lambda: torch.autocast("cpu", torch.bfloat16))
-        (sum(terms.values()) / count).backward()
+        terms = compute_loss(model, model.head, batch, lambda: torch.autocast("cpu", torch.bfloat16))
+        sum(term.total / term.count for term in terms.values()).backward()
         optimizer.step()
         seconds.append(time.monotonic() - begin)
     return config.train.batch_size / (sum(seconds[1:]) / steps)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from lowpose.errors import LowposeError
 @dataclass
 class PoseBatch:
     """images (B, 3, H, W) uint8 RGB, channels last in memory; keypoints (B, K, 2) float32, crop pixels, (x, y);
-    weight (B, K) float32; index (B,) positions in the split; errors: one line per picture that could not be read."""
+    weight (B, K) float32; index (B,) positions in the split; errors: one line per picture that could not be read;
+    teacher: what a teacher needs of the same views: its own 'images', or its kept answers by name."""
 
     images: Tensor
     keypoints: Tensor
@@ -26,38 +27,51 @@ class PoseBatch:
     index: Tensor
     matrices: np.ndarray
     errors: list[str]
+    teacher: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device) -> PoseBatch:
         move = (getattr(self, name).to(device, non_blocking=True) for name in ("images", "keypoints", "weight", "index"))
-        return PoseBatch(*move, self.matrices, self.errors)
+        teacher = {name: value.to(device, non_blocking=True) for name, value in self.teacher.items()}
+        return PoseBatch(*move, self.matrices, self.errors, teacher)
 
     def pin_memory(self) -> PoseBatch:
         pinned = (getattr(self, name).pin_memory() for name in ("images", "keypoints", "weight", "index"))
-        return PoseBatch(*pinned, self.matrices, self.errors)
+        return PoseBatch(*pinned, self.matrices, self.errors, {k: v.pin_memory() for k, v in self.teacher.items()})
 
 
-def collate(crops: list[Crop]) -> PoseBatch:
-    images = torch.from_numpy(np.stack([c.image for c in crops])).permute(0, 3, 1, 2)
+def collate(items: list[tuple[Crop, dict[str, np.ndarray]]]) -> PoseBatch:
+    crops = [crop for crop, _ in items]
+    teacher = {name: torch.from_numpy(np.stack([given[name] for _, given in items])) for name in items[0][1]}
+    if "images" in teacher:
+        teacher["images"] = teacher["images"].permute(0, 3, 1, 2)
     return PoseBatch(
-        images,
+        torch.from_numpy(np.stack([c.image for c in crops])).permute(0, 3, 1, 2),
         torch.from_numpy(np.stack([c.keypoints for c in crops])),
         torch.from_numpy(np.stack([c.weight for c in crops])),
         torch.tensor([c.index for c in crops]),
         np.stack([c.matrix for c in crops]),
         [c.error for c in crops if c.error],
+        teacher,
     )
 
 
+Beside = Callable[[int, int], dict[str, np.ndarray]]  # (index, epoch) -> arrays for `PoseBatch.teacher`
+
+
+def _nothing(index: int, epoch: int) -> dict[str, np.ndarray]:
+    return {}
+
+
 class _Views(Dataset):
-    def __init__(self, reader: CropReader):
-        self.reader = reader
+    def __init__(self, reader: CropReader, beside: Beside):
+        self.reader, self.beside = reader, beside
 
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, key: tuple[int, int]) -> Crop:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Crop, dict[str, np.ndarray]]:
         epoch, index = key
-        return self.reader.crop(index, epoch)
+        return self.reader.crop(index, epoch), self.beside(index, epoch)
 
 
 class TrainingOrder:
@@ -92,19 +106,23 @@ class TrainingOrder:
             yield [(epoch, int(i)) for i in order[first : first + part]]
 
 
-def training_loader(reader: CropReader, order: TrainingOrder, workers: int, pin: bool) -> DataLoader:
-    return _loader(reader, order, workers, pin)
+def training_loader(
+    reader: CropReader, order: TrainingOrder, workers: int, pin: bool, beside: Beside = _nothing
+) -> DataLoader[PoseBatch]:
+    """Batches of the views that `order` names; `beside` gives what a teacher needs of each."""
+    return _loader(reader, order, workers, pin, beside)
 
 
-def _loader(reader: CropReader, batches, workers: int, pin: bool = False) -> DataLoader:
+def _loader(reader: CropReader, batches, workers: int, pin: bool = False, beside: Beside = _nothing) -> DataLoader:
     # a generator of its own: starting a loader would else take a number from torch's, which a resumed run starts once more
     own = torch.Generator()
     return DataLoader(
-        _Views(reader), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own
+        _Views(reader, beside), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own
     )
 
 
-def evaluation_batches(reader: CropReader, batch_size: int, workers: int = 0) -> DataLoader:
-    """The plain crops of a split in order."""
-    keys = [[(0, i) for i in range(first, min(first + batch_size, len(reader)))] for first in range(0, len(reader), batch_size)]
+def evaluation_batches(reader: CropReader, batch_size: int, workers: int = 0, epoch: int = 0) -> DataLoader:
+    """The crops of a split in order: plain ones, or those of an epoch if the reader draws views."""
+    starts = range(0, len(reader), batch_size)
+    keys = [[(epoch, i) for i in range(first, min(first + batch_size, len(reader)))] for first in starts]
     return _loader(reader, keys, workers)

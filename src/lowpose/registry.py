@@ -31,6 +31,8 @@ class Entry:
 _PACKAGES = {
     "data": "lowpose.data",
     "head": "lowpose.nn.heads",
+    "distill": "lowpose.nn.distill",
+    "curriculum": "lowpose.nn.distill",
 }
 _entries: dict[str, dict[str, Entry]] = {}
 

@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from lowpose.checkpoint import STATE, WEIGHTS, initialise, load_state, save_state, save_weights
 from lowpose.config import RunConfig, TrainConfig, dump_config
@@ -34,9 +34,11 @@ from lowpose.errors import LowposeError
 from lowpose.evaluation import check_skeleton, measure, predict_split, validation_data
 from lowpose.files import write_text
 from lowpose.loader import PoseBatch, TrainingOrder, training_loader
+from lowpose.nn.distill.base import Term
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.progress import Log, TrainingProgress
 from lowpose.samples import PoseData
+from lowpose.teaching import Teaching
 
 log = logging.getLogger("lowpose")
 
@@ -59,7 +61,7 @@ def train(config: RunConfig, out: str | Path | None = None, resume: bool = False
 class Run:
     """Everything that one training run holds."""
 
-    def __init__(self, config: RunConfig, folder: Path, resume: bool):
+    def __init__(self, config: RunConfig, folder: Path, resume: bool = False):
         self.config, self.folder, self.t = config, folder, config.train
         torch.manual_seed(self.t.seed)
         AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
@@ -82,10 +84,13 @@ class Run:
         if config.augment.flip and not self.data.skeleton.pairs and state is None:
             log.warning("skeleton '%s' has no left/right pairs: flipped views exchange no names", self.data.skeleton.name)
         prepare_model(model, self.t, self.accelerator.device)
+        self.teaching = Teaching(config, model, self.data, self.accelerator) if config.teacher else None
         self.reader = self._reader()
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
-        optimizer = make_optimizer(model, self.t)
+        optimizer = make_optimizer(model, self.t, self.teaching)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.teaching:
+            self.teaching.prepare(self.accelerator)
         self.step = 0
         self.skipped: set[str] = set()
         ranks = self.accelerator.num_processes
@@ -121,7 +126,8 @@ class Run:
         pin = self.accelerator.device.type == "cuda"
         set_training(self.model, self.t)
         with TrainingProgress(self.step, self.total, self.order.batch_size, self.accelerator.is_main_process) as progress:
-            for batch in training_loader(self.reader, self.order, self.t.workers, pin):
+            beside = {"beside": self.teaching.beside} if self.teaching else {}
+            for batch in training_loader(self.reader, self.order, self.t.workers, pin, **beside):
                 terms, lr = self._step(batch.to(self.accelerator.device))
                 self.step += 1
                 progress.update(self.step, terms)
@@ -130,6 +136,8 @@ class Run:
             self._save()
         if self.step == self.total and self.accelerator.is_main_process:
             facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped_in_training": sorted(self.skipped)}
+            if self.teaching:
+                facts["teacher"] = self.teaching.facts()
             save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, **facts)
         if self.skipped:
             log.warning("%d pictures could not be read and were skipped; the first: %s", len(self.skipped), min(self.skipped))
@@ -146,18 +154,24 @@ class Run:
         if self.step == 0 and len(batch.errors) == len(batch.images):
             raise LowposeError(f"no picture of the first batch can be read: {batch.errors[0]}")
         self.optimizer.zero_grad(set_to_none=True)
-        terms, count = compute_loss(self.model, self.bare.head, batch, self.accelerator.autocast)
-        reduced = self.accelerator.reduce(torch.stack([count, *(v.detach() for v in terms.values())]), "sum")
-        joints = reduced[0].clamp(min=1)
-        # DDP averages gradients over processes; this makes the sum over all joints divided by their global number
-        loss = sum(terms.values()) / joints * self.accelerator.num_processes
-        values = dict(zip(terms, (reduced[1:] / joints).tolist(), strict=True))
+        if self.teaching and self.teaching.curriculum:
+            self.teaching.curriculum.optimizer.zero_grad(set_to_none=True)
+        terms = compute_loss(self.model, self.bare.head, batch, self.accelerator.autocast, self.teaching)
+        sums = [v.detach() for term in terms.values() for v in term]
+        reduced = self.accelerator.reduce(torch.stack(sums), "sum").view(-1, 2)
+        counts = reduced[:, 1].clamp(min=1)
+        # DDP averages gradients over processes; this makes each term its sum divided by the global number of joints or persons
+        loss = sum(term.total / n for term, n in zip(terms.values(), counts, strict=True)) * self.accelerator.num_processes
+        values = dict(zip(terms, (reduced[:, 0] / counts).tolist(), strict=True))
         values = {"loss": sum(values.values())} | values
         if not math.isfinite(values["loss"]):
             self._refuse(values["loss"])
         self.accelerator.backward(loss)
+        if self.teaching and self.teaching.curriculum:
+            self.teaching.climb(self.accelerator.scaler, self.step / self.total, lr)
+            values |= self.teaching.curriculum.values()
         if self.t.clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.t.clip)
+            self.accelerator.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.t.clip)
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.bare, step=self.step)
@@ -207,6 +221,7 @@ class Run:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "teaching": self.teaching.state() if self.teaching else None,
             "log_bytes": self.log.size() if self.log else 0,
             "skipped": sorted(self.skipped),
         })  # fmt: skip
@@ -215,6 +230,8 @@ class Run:
         self.bare.load_state_dict(state["model"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
+        if self.teaching:
+            self.teaching.restore(state["teaching"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -232,13 +249,20 @@ def training_data(config: RunConfig) -> PoseData:
     return data
 
 
-def compute_loss(model: nn.Module, head: nn.Module, batch: PoseBatch, autocast: Callable) -> tuple[dict[str, Tensor], Tensor]:
-    """Named terms, each summed over the joints of this batch, and the number of joints that carry weight."""
+def compute_loss(
+    model: nn.Module, head: nn.Module, batch: PoseBatch, autocast: Callable, teaching: Teaching | None = None
+) -> dict[str, Term]:
+    """Named terms: those of the head, summed over the joints that carry weight, and those of the distillation methods."""
     with autocast():
-        outputs = model(batch.images)
+        outputs = model(batch.images, feature=True) if teaching and teaching.reads_feature else model(batch.images)
     outputs = {name: value.float() for name, value in outputs.items()}
     targets, weight = head.targets(batch.keypoints, batch.weight)
-    return head.loss(outputs, targets, weight), weight.sum()
+    joints = weight.sum()
+    terms = {name: Term(total, joints) for name, total in head.loss(outputs, targets, weight).items()}
+    if teaching:
+        with autocast():
+            terms |= teaching.terms(outputs, batch, weight)
+    return terms
 
 
 def prepare_model(model: PoseModel, t: TrainConfig, device: torch.device) -> None:
@@ -265,9 +289,13 @@ def set_training(model: nn.Module, t: TrainConfig) -> None:
                 module.eval()
 
 
-def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD (momentum 0.9); weight decay leaves out norms and biases."""
-    groups = param_groups_weight_decay(model, t.weight_decay) if t.weight_decay else [{"params": list(model.parameters())}]
+def make_optimizer(model: nn.Module, t: TrainConfig, teaching: Teaching | None = None) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD (momentum 0.9) over the student and the distillation methods; norms and biases do not decay."""
+    modules = nn.ModuleList([model, teaching.distillers] if teaching else [model])
+    groups = param_groups_weight_decay(modules, t.weight_decay) if t.weight_decay else [{"params": list(modules.parameters())}]
+    if teaching:
+        own = {id(p) for p in [*model.parameters(), *teaching.parameters]}
+        groups = [group | {"params": [p for p in group["params"] if id(p) in own]} for group in groups]
     if t.optimizer == "sgd":
         return torch.optim.SGD(groups, t.lr, momentum=0.9, nesterov=True)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[t.optimizer](groups, t.lr, weight_decay=t.weight_decay)
@@ -298,6 +326,8 @@ def recipe_key(config: RunConfig) -> str:
     for pace in ("save_every", "log_every", "workers", "eval_every"):
         values["train"].pop(pace)
     values["data"].pop("root")
+    if values["teacher"] is not None:  # its place may change; that it is the same one is checked by its content
+        values["teacher"] = {k: v for k, v in values["teacher"].items() if k not in ("weights", "cache")}
     return json.dumps(values, sort_keys=True)
 
 

@@ -116,7 +116,7 @@ def open_cache(data: PoseData, settings: InputConfig, augment: AugmentConfig | N
     """
     if config.reduced and settings.resample == "paper":
         raise LowposeError("cache.reduced stores averaged pixels, which 'resample: paper' does not read; use cache.reduced=false")
-    facts = _facts(data, settings, augment, config)
+    facts = facts_of(data, settings, augment, config)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.dir) / f"{data.kind}-{Path(data.split).stem}-{key}"
     cache = _open(folder)
@@ -137,7 +137,7 @@ def _shard(i: int) -> str:
     return f"shard-{i:03d}.bin"
 
 
-def _facts(data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> dict:
+def facts_of(data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig) -> dict:
     """Everything that the stored pixels depend on."""
     persons = hashlib.sha256()
     stamps: dict[str, list[int]] = {}

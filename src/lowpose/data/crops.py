@@ -60,8 +60,13 @@ class CropReader:
         sample = self.data.samples[index]
         if self.augment is None:
             return Draw(sample.box)
-        rng = generator(self.seed, epoch, index, view)
+        rng = generator(self.seed, *self._declared(epoch, index, view))
         return draw_view(sample, self.data.skeleton, self.augment, self.settings.padding, rng)
+
+    def _declared(self, epoch: int, index: int, view: int) -> tuple[int, int, int]:
+        """(epoch, index, view) of the random numbers: with `augment.views`, epochs take turns among the views of epoch 0."""
+        views = self.augment.views if self.augment else None
+        return (epoch, index, view) if views is None else (0, index, epoch % views)
 
     def crop(self, index: int, epoch: int = 0, view: int = 0, size: Size | None = None) -> Crop:
         """A view of a person at `size` (default: the settings'). A picture that cannot be read gives weight 0."""
@@ -70,7 +75,11 @@ class CropReader:
         matrix = draw.matrix(size, self.settings.padding)
         keypoints, weight = view_keypoints(sample, matrix, draw.flip, self.data.skeleton)
         try:
-            rng = generator(self.seed, epoch, index, view, "pixels") if self.settings.resample == "camera" else None
+            rng = (
+                generator(self.seed, *self._declared(epoch, index, view), "pixels")
+                if self.settings.resample == "camera"
+                else None
+            )
             image = self._render(index, matrix, size, rng)
         except LowposeError as e:
             black = np.zeros((size[1], size[0], 3), np.uint8)

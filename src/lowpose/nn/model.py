@@ -26,9 +26,11 @@ class PoseModel(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) uint8 or float 0..255, RGB -> the head's named outputs."""
-        return self.head(self.backbone((images - self.mean) / self.std))
+    def forward(self, images: Tensor, feature: bool = False) -> Outputs:
+        """(B, 3, H, W) uint8 or float 0..255, RGB -> the head's named outputs; `feature` adds the backbone's, by that name."""
+        found = self.backbone((images - self.mean) / self.std)
+        outputs = self.head(found)
+        return {**outputs, "feature": found} if feature else outputs
 
     @torch.no_grad()
     def predict(self, images: Tensor, flip: bool = True) -> Decoded:

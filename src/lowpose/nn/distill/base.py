@@ -1,0 +1,138 @@
+"""What every distillation method gets and gives, and how a recipe's `distill` section becomes one module.
+
+Letters: B batch, K keypoints, C channels, h w feature size, J bins; primes and `t` are the teacher's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lowpose import registry
+from lowpose.config import Strict, validate
+from lowpose.errors import LowposeError, did_you_mean
+from lowpose.nn.heads.base import Outputs
+from lowpose.nn.model import PoseModel
+
+FEATURE = "feature"  # name of the backbone's feature map among a model's outputs
+
+
+class Term(NamedTuple):
+    """A loss term: its sum over this batch, and over how many joints or persons; the loop divides by the global count."""
+
+    total: Tensor
+    count: Tensor
+
+
+class Side(NamedTuple):
+    """What a model answers for one crop: output name -> shape without the batch axis; its crop (width, height)."""
+
+    shapes: dict[str, tuple[int, ...]]
+    input_size: tuple[int, int]
+
+
+class Distiller(nn.Module):
+    """One method. Its weight and other hyperparameters are buffers, which ETHT can turn into parameters.
+
+    Attributes:
+        student_needs, teacher_needs: names of the outputs that `forward` reads; 'feature' is the backbone's.
+        every_bin: reads the teacher's bins before merging, so a cache of merged answers is refused.
+    """
+
+    student_needs: tuple[str, ...] = ()
+    teacher_needs: tuple[str, ...] = ()
+    every_bin = False
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.hyper("weight", weight)
+
+    def hyper(self, name: str, value: float) -> None:
+        self.register_buffer(name, torch.tensor(float(value)))
+
+    def learn(self, name: str) -> nn.Parameter:
+        """Turn a hyperparameter into a parameter. Raises: LowposeError if there is none of this name."""
+        known = [n for n, v in self.named_buffers(recurse=False) if v.ndim == 0]
+        if name not in known:
+            raise LowposeError(f"no hyperparameter '{name}'{did_you_mean(name, known)}")
+        value = self._buffers.pop(name)
+        self.register_parameter(name, nn.Parameter(value))
+        return self._parameters[name]
+
+    def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
+        """Named terms from the outputs of both sides (float32) and joint weights (B, K). Not yet times `self.weight`."""
+        raise NotImplementedError("abstract")
+
+
+class Distillers(nn.ModuleDict):
+    """All methods of a recipe, by name."""
+
+    def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
+        """Terms of all methods, each times its method's weight."""
+        terms: dict[str, Term] = {}
+        for method in self.values():
+            for name, (total, count) in method(student, teacher, weight).items():
+                terms[name] = Term(method.weight * total, count)
+        return terms
+
+    def needs(self, side: str) -> list[str]:
+        """Names of the outputs that are read; `side` is 'student' or 'teacher'."""
+        return sorted({name for method in self.values() for name in getattr(method, f"{side}_needs")})
+
+
+class Weighted(Strict):
+    """What the settings of every method have."""
+
+    weight: float = 1.0
+
+
+def build_distillers(settings: dict[str, dict[str, Any] | None], student: Side, teacher: Side) -> tuple[Distillers, Any]:
+    """The methods of a recipe's `distill` section for two models, and its curriculum (None if it names none).
+
+    Raises: LowposeError for unknown names, wrong settings, and models that a method cannot align.
+    """
+    chosen = {name: values or {} for name, values in settings.items() if values is not None}
+    known = {kind: registry.names(kind) for kind in ("distill", "curriculum")}
+    for name in chosen:
+        if not any(name in names for names in known.values()):
+            raise LowposeError(f"unknown key 'distill.{name}'{did_you_mean(name, sum(known.values(), []))}")
+    methods = {name: _build(name, values, student, teacher) for name, values in chosen.items() if name in known["distill"]}
+    if not methods:
+        raise LowposeError(f"a teacher needs at least one method in 'distill': {', '.join(known['distill'])}")
+    distillers = Distillers(methods)
+    curricula = [name for name in chosen if name in known["curriculum"]]
+    if not curricula:
+        return distillers, None
+    entry = registry.find("curriculum", curricula[0])
+    return distillers, entry.make(validate(entry.config, chosen[curricula[0]], f"distill.{curricula[0]}"), distillers)
+
+
+def _build(name: str, values: dict[str, Any], student: Side, teacher: Side) -> Distiller:
+    entry = registry.find("distill", name)
+    config = validate(entry.config, values, f"distill.{name}")
+    return entry.make(config, student, teacher)
+
+
+def output_shape(side: Side, name: str, method: str, whose: str) -> tuple[int, ...]:
+    """Shape of an output that a method needs. Raises: LowposeError if the model has none of this name."""
+    if name not in side.shapes:
+        raise LowposeError(f"distill.{method} needs the output '{name}', and the {whose} gives only {', '.join(side.shapes)}")
+    return side.shapes[name]
+
+
+@torch.no_grad()
+def describe(model: PoseModel) -> Side:
+    """What a model answers, found by running it on an empty crop in eval mode."""
+    training = model.training
+    device = next(model.parameters()).device
+    w, h = model.input_size
+    outputs = model.eval()(torch.zeros(1, 3, h, w, device=device), feature=True)
+    model.train(training)
+    return Side({name: tuple(value.shape[1:]) for name, value in outputs.items()}, model.input_size)
+
+
+def visible_persons(weight: Tensor) -> Tensor:
+    """(B,) 1 for persons with a joint that counts; pictures that could not be read have none."""
+    return (weight.sum(1) > 0).float()
