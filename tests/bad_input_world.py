@@ -169,6 +169,21 @@ def hand(folder: Path) -> None:
     save_weights(folder / "hand.safetensors", build_model(config, skeleton), config, skeleton)
 
 
+def begun(folder: Path) -> None:
+    """new/: a run that stopped, whose teacher had other weights than run/ has now."""
+    import torch
+
+    from lowpose.checkpoint import STATE
+    from lowpose.config import load_config
+    from lowpose.training import train
+
+    config = load_config(folder / "recipe.yaml", ["teacher=run", "distill.cca.weight=1"])
+    state = train(config, folder / "new", stop_after=1) / STATE
+    values = torch.load(state, weights_only=True)
+    values["teaching"]["teacher"] = "of another file"
+    torch.save(values, state)
+
+
 def together(*steps: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare(folder: Path) -> None:
         for step in steps:
@@ -225,8 +240,9 @@ def explode(step: int) -> Callable[[Any], None]:
 
         def wrong(*args: Any):
             calls.append(1)
-            terms, count = compute(*args)
-            return ({name: value * float("nan") for name, value in terms.items()} if len(calls) == step else terms), count
+            terms = compute(*args)
+            nan = float("nan") if len(calls) == step else 1.0
+            return {name: term._replace(total=term.total * nan) for name, term in terms.items()}
 
         monkeypatch.setattr(train, "compute_loss", wrong)
 

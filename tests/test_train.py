@@ -18,6 +18,7 @@ from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state, read_weig
 from lowpose.config import TrainConfig
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones import Backbone
+from lowpose.nn.distill.base import Term
 from lowpose.progress import Log, read_log
 from lowpose.skeletons import COCO17
 from lowpose.training import Run, check_folder, learning_rate_factor, make_optimizer, prepare_model, set_training, train
@@ -157,8 +158,8 @@ def poisoned(step):
 
     def compute(*args):
         calls.append(1)
-        terms, count = own(*args)
-        return {k: v * (float("nan") if len(calls) == step else 1) for k, v in terms.items()}, count
+        terms = own(*args)
+        return {k: Term(v.total * (float("nan") if len(calls) == step else 1), v.count) for k, v in terms.items()}
 
     return compute
 

@@ -105,6 +105,8 @@ def markdown(card: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
+    if card.get("teacher"):
+        lines += ["", _teacher(card["teacher"])]
     left_out = _left_out(card)
     lines += ["", *left_out] if left_out else []
     if card["recipe"].get("note"):
@@ -146,6 +148,14 @@ def _left_out(card: dict[str, Any]) -> list[str]:
     if card.get("not_loaded"):
         lines.append(f"Not loaded from `init`: {', '.join(card['not_loaded'])}.")
     return [f"- {line}" for line in lines]
+
+
+def _teacher(t: dict[str, Any]) -> str:
+    kept = "live" if t["cache"] == "none" else f"answers kept ({t['cache']})"
+    return (
+        f"Teacher: {t['name']} ({t['backbone']}, {t['size'][0]}x{t['size'][1]}, head {t['head']}, precision {t['precision']}, "
+        f"flip test {'on' if t['flip'] else 'off'}, {kept}), sha256 {t['sha256'][:12]}."
+    )
 
 
 def _number(value: Any) -> str:

@@ -102,6 +102,7 @@ class AugmentConfig(Strict):
     shift: float = Field(0.0, ge=0, lt=1)  # of the box, uniform, as a share of its padded extent
     colour: float = Field(0.0, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- colour
     views: int | None = Field(None, ge=1)  # so many views of each person, taken in turn by epoch; null: a new one each epoch
+    seed: int | None = Field(None, ge=0)  # of the views; null: train.seed
 
 
 class CacheConfig(Strict):
@@ -335,6 +336,8 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
         # what is derived from a published row is not that row
         merged = _merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
+    if "teacher" in values:
+        values["teacher"] = _named_weights(values["teacher"])  # so that recipes and overrides can add keys to it
     merged = _merge(merged, values)
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
@@ -356,7 +359,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
-    values[path[-1]] = value
+    values[path[-1]] = _named_weights(value) if path == ["teacher"] else value
 
 
 def from_scratch(config: RunConfig) -> RunConfig:

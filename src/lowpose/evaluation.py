@@ -184,7 +184,7 @@ def card_name(data: PoseData, changed: bool) -> str:
 def training_facts(weights: Path) -> dict[str, Any]:
     """What the weights file says of its training."""
     about = describe_weights(weights)
-    return {k: about[k] for k in ("step", "not_loaded", "skipped_in_training") if about.get(k)}
+    return {k: about[k] for k in ("step", "teacher", "not_loaded", "skipped_in_training") if about.get(k)}
 
 
 def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:

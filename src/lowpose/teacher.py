@@ -6,8 +6,8 @@ student's methods read, as fp16; bins as log-probabilities, merged to the studen
     DIR/teacher-KIND-SPLIT-KEY/manifest.json     what it was made from
                                view-003-x.npy    (N, K, J) float16: one file per view and output
 
-KEY hashes the teacher's weights and precision, the persons, pictures and annotations, the seed and the augmentation, but not the
-number of views: more views, or another output, add files. Each appears whole, so a killed pass goes on where it was.
+KEY hashes the teacher's weights and precision, the persons, pictures and annotations, the views' seed and the augmentation, but
+not the number of views: more views, or another output, add files. Each appears whole, so a killed pass goes on where it was.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def _facts(teacher: Teacher, data: PoseData, config: RunConfig, reader: CropRead
         "teacher": {"sha256": teacher.sha256, "precision": teacher.precision, "flip": teacher.settings.flip},
         "crops": facts_of(data, reader.settings, config.augment, config.cache),
         "input": reader.settings.model_dump(mode="json"),
-        "augment": config.augment.model_dump(mode="json", exclude={"views"}),
-        "seed": config.train.seed,
+        "augment": config.augment.model_dump(mode="json", exclude={"views", "seed"}),
+        "seed": reader.seed,
         "bins": bins,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from lowpose.config import RunConfig
@@ -45,8 +46,10 @@ class Teaching:
                 hint = " or order=merge-first" if name == "cca" else ""
                 raise LowposeError(f"distill.{name} reads every bin of the teacher; use teacher.cache=full{hint}")
 
-    def prepare(self, accelerator: Accelerator) -> None:
+    def prepare(self, accelerator: Accelerator, sync_bn: bool) -> None:
         """Gradients of the methods' parameters are averaged over processes, as the student's."""
+        if sync_bn:
+            convert_sync_batchnorm(self.distillers)
         self._wrapped = accelerator.prepare(self.distillers)
 
     @property

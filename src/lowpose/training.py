@@ -90,7 +90,7 @@ class Run:
         optimizer = make_optimizer(model, self.t, self.teaching)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.teaching:
-            self.teaching.prepare(self.accelerator)
+            self.teaching.prepare(self.accelerator, self.t.sync_bn)
         self.step = 0
         self.skipped: set[str] = set()
         ranks = self.accelerator.num_processes
@@ -124,7 +124,7 @@ class Run:
         if stop_after is not None:
             self.order.total = min(self.total, self.step + stop_after)
         pin = self.accelerator.device.type == "cuda"
-        set_training(self.model, self.t)
+        self._set_training()
         with TrainingProgress(self.step, self.total, self.order.batch_size, self.accelerator.is_main_process) as progress:
             beside = {"beside": self.teaching.beside} if self.teaching else {}
             for batch in training_loader(self.reader, self.order, self.t.workers, pin, **beside):
@@ -144,6 +144,10 @@ class Run:
         if self.log:
             self.log.close()
         self.accelerator.wait_for_everyone()
+
+    def _set_training(self) -> None:
+        for module in (self.model, self.teaching.distillers) if self.teaching else (self.model,):
+            set_training(module, self.t)
 
     def _step(self, batch: PoseBatch) -> tuple[dict[str, float], float]:
         """One update; returns the loss terms of the global batch, by name, and the learning rate."""
@@ -203,7 +207,7 @@ class Run:
             found = predict_split(self.result, self.val, self.config, self.accelerator.device)
             report = measure(self.result, self.config, self.val, found, bootstrap=0)
             self.log.write({"step": self.step, "val": {k: v["value"] for k, v in report["metrics"].items()}})
-            set_training(self.model, self.t)
+            self._set_training()
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:

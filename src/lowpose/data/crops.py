@@ -38,7 +38,7 @@ class CropReader:
 
     Args:
         settings: size, padding, resampling. augment: random views, or None for the plain crop.
-        seed: of all random draws. cache: optional; crops are the same with and without it.
+        seed: of all random draws that `augment.seed` does not name. cache: optional; crops are the same with and without it.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class CropReader:
         seed: int = 0,
         cache: CropCache | None = None,
     ):
-        self.data, self.settings, self.augment, self.seed, self.cache = data, settings, augment, seed, cache
+        self.data, self.settings, self.augment, self.cache = data, settings, augment, cache
+        self.seed = seed if augment is None or augment.seed is None else augment.seed
         self._last: tuple[str, np.ndarray] | None = None
 
     def __len__(self) -> int:

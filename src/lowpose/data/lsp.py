@@ -5,7 +5,8 @@ boxes: they are made from the labelled joints. Joints stay as they are. The two 
 and flag: LSPET stores (14, 3, N) with 1 = labelled and visible; LSP stores (3, 14, N) with 1 = occluded.
 
 Splits: LSPET 'train' im00001 to im07500, 'val' the rest (contiguous, so that pictures of one series
-do not straddle it); LSP 'train' the first 1000, 'test' and 'val' the rest; 'all' everything.
+do not straddle it); LSP 'train' the first 1000, 'test' and 'val' the rest; 'all' everything. 'fit' and 'tune'
+are the training split in two (13 to 2), to choose settings without looking at 'val'.
 """
 
 from __future__ import annotations
@@ -62,7 +63,15 @@ def _joints(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
 
 def _rows(split: str, n: int, extended: bool, path: Path) -> range:
     cut = min(LSPET_TRAIN if extended else n // 2, n)
-    ranges = {"train": range(cut), "val": range(cut, n), "test": range(cut, n), "all": range(n)}
+    fit = cut * 13 // 15
+    ranges = {
+        "train": range(cut),
+        "fit": range(fit),
+        "tune": range(fit, cut),
+        "val": range(cut, n),
+        "test": range(cut, n),
+        "all": range(n),
+    }
     if split not in ranges:
         raise LowposeError(f"{path}: unknown split '{split}'; known: {', '.join(ranges)}")
     return ranges[split]

@@ -128,7 +128,8 @@ def describe(model: PoseModel) -> Side:
     training = model.training
     device = next(model.parameters()).device
     w, h = model.input_size
-    outputs = model.eval()(torch.zeros(1, 3, h, w, device=device), feature=True)
+    # not model(...): a compiled model would be compiled for this one crop
+    outputs = model.eval().forward(torch.zeros(1, 3, h, w, device=device), feature=True)
     model.train(training)
     return Side({name: tuple(value.shape[1:]) for name, value in outputs.items()}, model.input_size)
 

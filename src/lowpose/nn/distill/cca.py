@@ -78,9 +78,9 @@ def merge_bins(logits: Tensor, bins: int) -> Tensor:
         return log_p
     if given % bins == 0:
         return torch.logsumexp(log_p.unflatten(-1, (bins, given // bins)), dim=-1)
-    with torch.autocast(log_p.device.type, enabled=False):
-        merged = log_p.exp() @ shares(given, bins, log_p.device)
-    return merged.clamp(min=torch.finfo(torch.float32).tiny).log()
+    # in logarithms too: probabilities would underflow, and a high temperature brings the tails back
+    share, index = shares(given, bins, log_p.device).T.topk(min(given, -(-given // bins) + 1), dim=1)
+    return torch.logsumexp(log_p[..., index] + share.log(), dim=-1)
 
 
 def shares(given: int, bins: int, device: torch.device | None = None) -> Tensor:
