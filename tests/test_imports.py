@@ -62,7 +62,9 @@ ROOMS = [
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
     ["loader", "checkpoint", "recipe_info", "plots"],
+    ["teacher"],
     ["nn.predictor", "evaluation"],
+    ["teaching"],
     ["training", "sheet", "explain", "export", "bench"],
     ["comparison", "demo"],
     ["cli"],
@@ -126,7 +128,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_torch_is_imported_only_where_it_belongs():
-    allowed = {"training", "evaluation", "export", "bench", "loader", "checkpoint", "demo", "explain"}
+    allowed = {"training", "evaluation", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -112,16 +112,16 @@ def recipes(as_json: AsJson = False) -> None:
             if p
             else ("no printed row" if r["data"] in PUBLISHED else "ours")
         )
-        table.add_row(r["name"], row, p["metric"] if p else "", str(p["value"]) if p else "")
+        table.add_row(r["name"], row, p["metric"] if p else "", str(p.get("value", "not printed")) if p else "")
     console.print(table)
 
 
 @app.command()
 def methods() -> None:
-    """List what a recipe can name: data readers and heads."""
+    """List what a recipe can name: data readers, heads, methods of distillation."""
     from lowpose import registry
 
-    for kind in ("data", "head"):
+    for kind in ("data", "head", "distill", "curriculum"):
         table = Table(kind, "what it is")
         for name in registry.names(kind):
             table.add_row(name, registry.find(kind, name).summary)
@@ -278,19 +278,16 @@ def explain(
     beside: Annotated[Path | None, typer.Option(help="Run folder or weights file of a baseline.")] = None,
     joints: Annotated[str | None, typer.Option(help="Keypoints, as head_top,left_knee.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers, as head,stage4, or paths of modules.")] = None,
+    method: Annotated[str, typer.Option(help="grad-cam or hires-cam.")] = "grad-cam",
     persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 6,
     data: Annotated[str | None, typer.Option(help="KIND:ROOT; default the recipe's.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default beside the weights.")] = None,
 ) -> None:
-    """Draw where a run looks for joints, and where it fails.
-
-    attention.png: Grad-CAM per joint and layer; grid.png: predictions; both beside a baseline's, if one is given.
-    """
+    """Draw where a run looks for joints (attention.png), and where it fails (grid.png)."""
     from lowpose.explain import explain as draw
 
     chosen = (None if names is None else [n.strip() for n in names.split(",") if n.strip()] for names in (joints, layers))
-    for path in draw(weights, beside, *chosen, persons, out, data, split):
+    for path in draw(weights, beside, *chosen, persons, out, data, method):
         console.print(str(path))
 
 

@@ -1,12 +1,6 @@
 """Where a model looks, and where it fails: attention maps per joint and layer, and a grid of predictions, beside a baseline.
 
-Attention is Grad-CAM (R. R. Selvaraju, M. Cogswell, A. Das, R. Vedantam, D. Parikh, D. Batra: Grad-CAM: Visual Explanations
-from Deep Networks via Gradient-based Localization. ICCV 2017, arXiv:1610.02391), as Fig. 9 of CDKD draws it: the final
-convolution of a stage, for one joint. The score that it explains is the joint's own answer: the logits of the two
-predicted bins, or the peak of its map. Persons are taken by their rank, so failures are shown as they come.
-
-Of the prediction head the map is taken at the feature that it reads, not at its one channel per joint, where Grad-CAM
-could only give that channel or nothing. Of HRNet's stages it is taken in the branch of the highest resolution.
+After Fig. 9 and Fig. 10 of CDKD (facts in nn/attention.py). Persons are taken by their rank, so failures are shown as they come.
 """
 
 from __future__ import annotations
@@ -15,30 +9,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowpose.checkpoint import load_model, weights_path
 from lowpose.config import RunConfig
 from lowpose.data.crops import Crop, CropReader
 from lowpose.draw import INK, OUTLINE, PAPER, TRUTH, contact_sheet, draw_crop
-from lowpose.errors import LowposeError, did_you_mean
+from lowpose.errors import LowposeError
 from lowpose.evaluation import Predictions, check_skeleton, measured_data, predict_split, validation_data
 from lowpose.geometry import transform
 from lowpose.images import write_image
-from lowpose.nn.backbones.hrnet import HRNetPose
-from lowpose.nn.heads.base import Outputs
+from lowpose.nn.attention import attention, cam_class, layer_paths
 from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile, ranked
 from lowpose.skeletons import Skeleton
 
-HEAD = "head"  # the layer that the prediction head reads
 NEAR = 1 / 8  # of the crop's longer side: attention within this distance of the joint counts as on it
 FOUND = (40, 255, 120)  # RGB of predicted joints
 TILE = 192
@@ -65,7 +56,7 @@ def explain(
     persons: int = 6,
     out: str | Path | None = None,
     source: str | None = None,
-    split: str | None = None,
+    method: str = "grad-cam",
 ) -> list[Path]:
     """attention.png and grid.png: thirds of `persons` with the least, middle and largest mean error on the validation split.
 
@@ -77,21 +68,23 @@ def explain(
         joints: keypoint names; default the head, the pelvis or a hip, and the left knee.
         layers: 'head' (what the prediction head reads), a stage, as 'stage4' (its final convolution), or the dotted path
             of a module that gives (B, C, h, w); default 'head' and the last two stages.
-        out: folder, default that of the weights. source: 'KIND:ROOT', default the recipe's validation data. split: its split.
+        persons: in grid.png, with a baseline, 5/3 of them: also a third each that gain and lose most.
+        out: folder, default that of the weights. source: 'KIND:ROOT', default the recipe's validation data.
+        method: 'grad-cam', as published, or 'hires-cam', which says more of SimCC heads (see nn/attention.py).
 
-    Raises: LowposeError for unknown joints or layers, another skeleton, fewer than three labelled persons, or if the package
-        grad-cam is missing.
+    Raises: LowposeError for unknown joints, layers or method, another skeleton, fewer than three labelled persons, or where the
+        package grad-cam is missing.
     """
-    _package()
+    cam_class(method)  # before anything that takes time
     model, config = load_model(weights)
     names = _joint_names(model.skeleton, joints)
-    wanted = None if layers is None else list(dict.fromkeys(layers))
+    wanted = None if layers is None else list(layers)
     own = layer_paths(model, wanted, str(weights))
     if beside is not None:
         other, other_config = load_model(beside)
         _check_same_keypoints(other, model, beside)
         others = layer_paths(other, wanted, str(beside))
-    data = validation_data(config.model_copy(update={"data": measured_data(config, source, split, None)}))
+    data = validation_data(config.model_copy(update={"data": measured_data(config, source, None, None)}))
     check_skeleton(model, data)
     found = predict_split(model, data, config)
     order, errors = ranked(data, found, config)
@@ -106,18 +99,10 @@ def explain(
         sides = [baseline, student]
     chosen = choose(order, sides, persons)
     folder = Path(out) if out else weights_path(weights).parent
-    pictures = {"attention.png": draw_attention(sides, names, chosen), "grid.png": draw_grid(sides, order, chosen)}
+    pictures = {"attention.png": draw_attention(sides, names, chosen, method), "grid.png": draw_grid(sides, order, chosen)}
     for name, picture in pictures.items():
         write_image(folder / name, picture)
     return [folder / name for name in pictures]
-
-
-def _package() -> Any:
-    try:
-        import pytorch_grad_cam
-    except ModuleNotFoundError as e:
-        raise LowposeError(f"this needs '{e.name}', which is not installed: pip install 'lowpose[explain]'") from None
-    return pytorch_grad_cam
 
 
 def _joint_names(skeleton: Skeleton, joints: Iterable[str] | None) -> list[str]:
@@ -158,115 +143,6 @@ def choose(order: np.ndarray, sides: list[Side], persons: int) -> dict[str, list
     return {name: [int(i) for i in indices] for name, indices in groups.items()}
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------
-
-
-def layer_paths(model: PoseModel, names: list[str] | None, where: str = "model") -> dict[str, str]:
-    """Layer names -> dotted paths of the modules whose outputs are explained; None: 'head' and the last two stages.
-
-    Raises: LowposeError for an unknown name (nearest offered), or a module whose output is no feature map on the way to the answer.
-    """
-    known = {HEAD: "backbone"} | _stages(model)
-    if names is None:
-        return {name: known[name] for name in [HEAD, *list(known)[:0:-1][:2]]}
-    if not names:
-        raise LowposeError(f"no layers: name some of {', '.join(known)}, or modules")
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in known and (name not in modules or not name):
-            near = did_you_mean(name, known) or did_you_mean(name, modules)
-            raise LowposeError(f"{where}: no layer '{name}'{near or '; known: ' + ', '.join(known)}")
-    paths = {name: known.get(name, name) for name in names}
-    maps = _traced(model, list(paths.values()))
-    for name, path in paths.items():
-        outputs = maps.get(path, [])
-        if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].ndim != 4:
-            raise LowposeError(f"{where}: layer '{name}' gives no single (B, C, h, w) feature map; known: {', '.join(known)}")
-    return paths
-
-
-def _stages(model: PoseModel) -> dict[str, str]:
-    """Stages of the backbone in their order -> path of the final convolution (of HRNet: of the first branch).
-
-    Stages without a convolution are left out; convolutions that give a single cell (squeeze and excite) only if there is no other.
-    """
-    body = model.backbone.body
-    if isinstance(body, HRNetPose):
-        parts = {f"stage{n}": f"stage{n}.{len(getattr(body, f'stage{n}')) - 1}.branches.0" for n in (2, 3, 4)}
-    else:
-        inner = dict(body.named_modules())
-        tapped = [entry["module"] for entry in body.net.feature_info.info]
-        # timm's extractors write the dots of nested names as underscores
-        spelled = [next((p for p in (n, n.replace(".", "_")) if f"net.{p}" in inner), None) for n in tapped]
-        parts = {p: f"net.{p}" for p in spelled if p}
-    modules = dict(model.named_modules())
-    convolutions = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]
-    shapes = {path: outputs[-1].shape[2:] for path, outputs in _traced(model, convolutions).items()}
-    found = {}
-    for name, part in parts.items():
-        inside = [path for path in shapes if f"{path}.".startswith(f"backbone.body.{part}.")]
-        wide = [path for path in inside if shapes[path].numel() > 1]
-        if inside:
-            found[name] = (wide or inside)[-1]
-    return found
-
-
-@torch.no_grad()
-def _traced(model: PoseModel, paths: list[str]) -> dict[str, list[Any]]:
-    """Module path -> what it gave, call by call, for one black crop; in the order of the run."""
-    found: dict[str, list[Any]] = {}
-    hooks = [
-        model.get_submodule(path).register_forward_hook(lambda _, __, out, path=path: found.setdefault(path, []).append(out))
-        for path in dict.fromkeys(paths)
-    ]
-    width, height = model.input_size
-    try:
-        model(torch.zeros(1, 3, height, width, device=model.mean.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-# --- attention ------------------------------------------------------------------------------------------------------
-
-
-def joint_scores(outputs: Outputs) -> Tensor:
-    """What a head answers for each joint, (B, K): logits of the predicted bins, x plus y, or the peak of its map."""
-    if "x" in outputs and "y" in outputs:
-        return outputs["x"].amax(-1) + outputs["y"].amax(-1)
-    return outputs["map"].flatten(2).amax(-1)
-
-
-class _Scores(nn.Module):
-    """Crops -> joint_scores: Grad-CAM's tools take one tensor with a row per picture."""
-
-    def __init__(self, model: PoseModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return joint_scores(self.model(images))
-
-
-def attention(model: PoseModel, images: Tensor, joint: int, path: str) -> np.ndarray:
-    """Grad-CAM of one joint at one layer, each picture's map scaled to 0..1; all zeros where no channel speaks for the joint.
-
-    Args:
-        images: (B, 3, H, W) uint8 or float 0..255, RGB. joint: index. path: dotted path of a module that gives (B, C, h, w).
-
-    Returns: (B, H, W) float32, enlarged to the crop by linear interpolation.
-    """
-    cam = _package().GradCAM(
-        _Scores(model).eval(),
-        [model.get_submodule(path)],
-        reshape_transform=torch.clone,  # an in-place activation after the layer would change what is kept
-    )
-    with cam, torch.enable_grad():
-        # gradients flow from the picture, so that frozen weights are explained as well
-        return cam(images.float().requires_grad_(), [lambda scores: scores[joint]] * len(images))
-
-
 def share_near(attention: np.ndarray, point: np.ndarray) -> float | None:
     """Share of a map (H, W) within NEAR of the longer side around point (2,), crop pixels, (x, y); None if the map is 0."""
     height, width = attention.shape
@@ -279,7 +155,7 @@ def share_near(attention: np.ndarray, point: np.ndarray) -> float | None:
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def draw_attention(sides: list[Side], joints: list[str], chosen: dict[str, list[int]]) -> np.ndarray:
+def draw_attention(sides: list[Side], joints: list[str], chosen: dict[str, list[int]], method: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB: a row per person of the ranked groups and joint, columns the crop and every layer of every side."""
     persons = [(group, i) for group in ("best", "median", "worst") for i in chosen[group]]
     student, skeleton = sides[-1], sides[-1].model.skeleton
@@ -296,23 +172,25 @@ def draw_attention(sides: list[Side], joints: list[str], chosen: dict[str, list[
         for c, (side, own, layer) in enumerate(columns):
             if layer is None:
                 continue
-            maps = attention(side.model, _batch(own, side.model), joint, layer[1])
+            maps = attention(side.model, _batch(own, side.model), joint, layer[1], method)
             for p, crop in enumerate(own):
                 at = (p * len(joints) + j) * (1 + len(columns)) + 1 + c
                 point = transform(crop.matrix, side.found.keypoints[persons[p][1]])[joint]
                 tiles[at] = overlay(crop, maps[p], joint, point, skeleton)
                 share = share_near(maps[p], crop.keypoints[joint]) if crop.weight[joint] > 0 else None
                 number = "" if share is None else f"  {100 * share:.0f}%"
-                titles[at] = f"{layer[0]} {side.label}".strip() + number
+                titles[at] = f"{_short(layer[0])} {side.label}".strip() + number
         for p, (group, i) in enumerate(persons):
             row = p * len(joints) + j
             rows[row] = name.replace("_", " ")
             tiles[row * (1 + len(columns))] = overlay(crops[-1][p], None, joint, None, skeleton)
             titles[row * (1 + len(columns))] = f"{group}, error {100 * student.errors[i]:.1f}%"
     caption = (
-        f"Attention (Grad-CAM) of {_who(sides)} on {_where(student)}.\n"
-        "Each map is scaled to its own maximum. Percent under a map: how much of it lies within an eighth of the crop "
-        f"of the labelled joint ({100 * np.pi * NEAR**2:.0f}% if it were even). Error: mean of all labelled joints as a share of the crop."
+        f"Attention ({method}) of {_who(sides)} on {_where(student)}. head: what the prediction head reads; else the last "
+        "convolution of a stage, or the module. Each map is scaled to its own maximum.\n"
+        "Percent under a map: how much of it lies within an eighth of the crop of the labelled joint "
+        f"({100 * np.pi * NEAR**2:.0f}% if it were even; none if unlabelled). "
+        "Error: mean of all labelled joints as a share of the crop."
     )
     return _with_legend(contact_sheet(tiles, 1 + len(columns), titles, caption, TILE, rows))
 
@@ -325,15 +203,16 @@ def draw_grid(sides: list[Side], order: np.ndarray, chosen: dict[str, list[int]]
             for side in sides:
                 tiles.append(person_tile(side.reader, side.found, i, TILE))
                 titles.append(f"{side.label}  {100 * side.errors[i]:.1f}%".strip())
-    means = ", ".join(f"{100 * side.errors[order].mean():.1f}%{' ' + side.label if side.label else ''}" for side in sides)
+    means = ", ".join(f"{side.label} {100 * side.errors[order].mean():.1f}%".strip() for side in sides)
     caption = (
         f"Predictions of {_who(sides)} on {_where(sides[-1])}.\n"
         "Under each crop the mean error of the labelled joints as a share of the crop; "
-        f"over all {len(order)} persons: {means}. Persons by the rank of {'the student' if sides[-1].label else 'their error'}"
-        + ("; gained, lost: its error falls or rises most against the baseline." if len(sides) == 2 else ".")
+        f"mean of all {len(order)} persons: {means}. "
+        + ("Best, median, worst: of the student; gained, lost: against the baseline. " if len(sides) == 2 else "")
+        + "Solid: predicted, dotted: labelled."
     )
     columns = len(tiles) // len(chosen)
-    return contact_sheet(tiles, columns, titles, caption, TILE, list(chosen), legend=True)
+    return contact_sheet(tiles, columns, titles, caption, TILE, list(chosen), legend=columns > 2)
 
 
 def _who(sides: list[Side]) -> str:
@@ -342,6 +221,11 @@ def _who(sides: list[Side]) -> str:
         return f"{side.label + ' ' if side.label else ''}{side.config.name} ({width} x {height} pixels)"
 
     return " beside ".join(one(side) for side in reversed(sides))
+
+
+def _short(layer: str) -> str:
+    """A module's path from its end, so that the side and the number fit under the tile."""
+    return layer if len(layer) <= 14 else f"..{layer[-12:]}"
 
 
 def _where(side: Side) -> str:
@@ -402,6 +286,6 @@ def _with_legend(page: np.ndarray) -> np.ndarray:
     _mark(strip, np.array([522, 20]), FOUND, TILE / 50, -1)
     image = Image.fromarray(strip)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    for x, text in ((182, "attention, 0 to maximum"), (388, "labelled joint"), (534, "predicted joint")):
+    for x, text in ((182, "attention, 0 to maximum"), (392, "labelled joint"), (534, "predicted joint")):
         pen.text((x, 20), text, INK, font, anchor="lm")
     return np.concatenate([page, np.array(image)])
