@@ -13,6 +13,7 @@ from pathlib import Path
 from bad_input_world import (
     COCO,
     Case,
+    begun,
     copy,
     edit_coco,
     explode,
@@ -36,6 +37,7 @@ ONLSP = "lowpose train recipe.yaml data.kind=lsp data.root=lsp data.options={} -
 TRAIN_JSON = COCO.format("train")
 PICTURE_FILES = [f"coco/images/{i}.jpg" for i in range(1, 9)]
 BEGUN = ("new/recipe.yaml", "new/metrics.jsonl", "new/tensorboard/...")  # what a run that stops may leave
+TAUGHT = TRAIN + "teacher.weights=run "
 SKELETON = "name: three\nkeypoints: [left_a, right_a, b]\n"
 
 
@@ -179,6 +181,38 @@ TRAINING = [
     ),
     Case("seeds that are no numbers", "lowpose compare recipe.yaml bad.yaml --seeds one", recipe("name: b\n")),
 ]
+TEACHING = [
+    Case("teacher that does not exist", TRAIN + "teacher=none distill.cca.weight=1"),
+    Case("teacher of another skeleton", TRAIN + "teacher=hand.safetensors distill.cca.weight=1", hand),
+    Case("teacher whose crop has another shape", TAUGHT + "distill.cca.weight=1 input.size=[32,64]"),
+    Case(
+        "teacher that is no model of lowpose",
+        TRAIN + "teacher=other.safetensors distill.cca.weight=1",
+        tensors("other.safetensors"),
+    ),
+    Case("teacher without weights", TRAIN + "teacher.flip=true distill.cca.weight=1"),
+    Case("teacher without a method", TRAIN + "teacher=run"),
+    Case("method without a teacher", TRAIN + "distill.cca.weight=1"),
+    Case("unknown method", TAUGHT + "distill.sap.weight=1"),
+    Case("curriculum without a method", TAUGHT + "distill.etht.lr=0.1"),
+    Case("unknown setting of a method", TAUGHT + "distill.cca.temprature=2"),
+    Case("temperature of zero", TAUGHT + "distill.cca.temperature=0"),
+    Case("even kernel of a projector's unit", TAUGHT + "distill.sape.kernels=[3,4]"),
+    Case("methods that differ in bins", TAUGHT + "distill.kd.weight=1 head.split=1"),
+    Case("bins of a head that has none", TAUGHT + "distill.cca.weight=1 'head={name: heatmap}'"),
+    Case(
+        "learned temperature of a method that is not there", TAUGHT + "distill.sape.weight=1 distill.etht.learn=[cca.temperature]"
+    ),
+    Case("learned setting that is no number", TAUGHT + "distill.cca.weight=1 distill.etht.learn=[cca.order]"),
+    Case("temperature beyond its bounds", TAUGHT + "distill.cca.temperature=30 distill.etht.lr=0.1"),
+    Case("bounds the wrong way round", TAUGHT + "distill.cca.weight=1 distill.etht.temperature=[4,1]"),
+    Case("half precision of a teacher on a CPU", TAUGHT + "distill.cca.weight=1 teacher.precision=fp16"),
+    Case("merged answers for a method that reads all", TAUGHT + "teacher.cache=merged distill.cca.order=temper-first"),
+    Case("kept answers without declared views", TAUGHT + "teacher.cache=full distill.cca.weight=1 cache.dir=cache"),
+    Case("kept answers without a folder", TAUGHT + "teacher.cache=full distill.cca.weight=1 augment.views=2"),
+    Case("no views at all", TRAIN + "augment.views=0"),
+    Case("resumed with another teacher", "lowpose train recipe.yaml teacher=run distill.cca.weight=1 --out new --resume", begun),
+]
 WEIGHTS = [
     Case("missing weights", "lowpose eval none.safetensors"),
     Case("run folder without weights", "lowpose eval pictures"),
@@ -225,7 +259,14 @@ PICTURES = [
     Case("array that is no picture", ">>> lowpose.load('run').predict(np.zeros((8, 8)))"),
     Case("box without area", ">>> lowpose.load('run').predict(np.zeros((8, 8, 3), np.uint8), [[1, 1, 0, 4]])"),
 ]
-CASES = {"Recipes": RECIPES, "Data": DATA, "Training and comparing": TRAINING, "Weights": WEIGHTS, "Pictures and boxes": PICTURES}
+CASES = {
+    "Recipes": RECIPES,
+    "Data": DATA,
+    "Training and comparing": TRAINING,
+    "Learning from a teacher": TEACHING,
+    "Weights": WEIGHTS,
+    "Pictures and boxes": PICTURES,
+}
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"

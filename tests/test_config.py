@@ -117,6 +117,40 @@ def test_settings_that_would_do_nothing_are_refused(override):
         load_config("synthetic/simcc_hrnet-w18-small_32", ["cache.dir=null", override])
 
 
+def test_a_teacher_is_a_path_or_its_settings(recipe):
+    path = recipe("teacher: runs/great\ndistill: {cca: {temperature: 2}}")
+    short, long = load_config(path), load_config(path, ["teacher={weights: runs/great}"])
+    assert short.teacher == long.teacher and short.teacher.weights == "runs/great" and short.methods == ["cca"]
+    assert short.teacher.precision is None and not short.teacher.flip and short.teacher.cache == "none"
+    more = load_config(path, ["teacher.cache=merged", "teacher.precision=no", "distill.sape.weight=0.5", "distill.cca.order=x"])
+    assert (more.teacher.weights, more.teacher.cache, more.teacher.precision) == ("runs/great", "merged", "no")
+    assert more.distill == {"cca": {"temperature": 2, "order": "x"}, "sape": {"weight": 0.5}}  # methods check their own
+    other = load_config(recipe(f"base: {path}\nteacher: {{flip: true}}\ndistill: {{cca: null, kd: {{}}}}", "other"))
+    assert (other.teacher.weights, other.teacher.flip) == ("runs/great", True) and other.methods == ["kd"]
+    plain = load_config(path, ["teacher=null", "distill.cca=null"])
+    assert plain.teacher is None and plain.methods == []
+    assert load_config(recipe(dump_config(more), "again")) == more.model_copy(update={"name": "own"})
+
+
+@pytest.mark.parametrize(
+    "override,answer",
+    [
+        ("teacher=null", "distill.cca needs a teacher: teacher=RUN_OR_WEIGHTS"),
+        ("distill.cca=null", "a teacher needs a method of distillation, as distill.cca.weight=1"),
+        ("teacher.weigths=x", "unknown key 'teacher.weigths'; did you mean 'weights'"),
+        ("teacher.cache=half", "'none', 'merged' or 'full'"),
+        ("teacher.precision=fp8", "'no', 'bf16' or 'fp16'"),
+        ("distill.cca=3", "'distill.cca' = 3"),
+        ("augment.views=0", "'augment.views' = 0"),
+        ("augment.seed=-1", "'augment.seed' = -1"),
+    ],
+)
+def test_wrong_teaching_is_refused_in_one_line(recipe, override, answer):
+    with pytest.raises(LowposeError) as e:
+        load_config(recipe("teacher: run\ndistill: {cca: {}}"), [override])
+    assert answer in str(e.value) and "\n" not in str(e.value)
+
+
 def test_portable_recipe_names_no_folder():
     config = load_config(
         "coco/simcc_hrnet-w32_64", [f"{k}=/home/me/x.json" for k in ("data.root", "data.boxes", "data.val", "init")]

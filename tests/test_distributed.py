@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from taught import CDKD, save_teacher, taught
 from tiny import tiny
 
 from lowpose.config import dump_config
@@ -39,15 +40,20 @@ SCRIPT = """
 
     recipe, folder = sys.argv[1:]
     run = loop.Run(load_config(recipe), __import__("pathlib").Path(folder), False)
-    run.order.start, run.order.total = 0, 2
-    loop.set_training(run.model, run.t)
+    run.order.start, run.order.total = 0, 3 if run.teaching else 2
+    run._set_training()
+    beside = {"beside": run.teaching.beside} if run.teaching else {}
     out = []
-    for step, batch in enumerate(training_loader(run.reader, run.order, 0, False)):
+    for step, batch in enumerate(training_loader(run.reader, run.order, 0, False, **beside)):
         values, _ = run._step(batch)
         run.step += 1
         gradients = {n: p.grad.clone().contiguous() for n, p in run.bare.named_parameters()}
-        out.append({"loss": values["loss"], "joints": float(batch.weight.sum()), "index": batch.index.tolist()})
+        if run.teaching:
+            gradients |= {f"taught.{n}": p.grad.clone() for n, p in run.teaching.distillers.named_parameters()}
+        out.append(values | {"joints": float(batch.weight.sum()), "index": batch.index.tolist()})
         save_file(gradients, f"{folder}/gradients-{run.accelerator.process_index}-{step}.safetensors")
+    weights = run.bare.state_dict() | (run.teaching.distillers.state_dict() if run.teaching else {})
+    save_file({n: v.contiguous() for n, v in weights.items()}, f"{folder}/end-{run.accelerator.process_index}.safetensors")
     with open(f"{folder}/out-{run.accelerator.process_index}.json", "w") as f:
         json.dump(out, f)
 """
@@ -58,7 +64,7 @@ def launch(tmp_path: Path, name: str, processes: int, **sections) -> Path:
     folder.mkdir()
     script.write_text(textwrap.dedent(SCRIPT))
     recipe = tmp_path / f"{name}.yaml"
-    recipe.write_text(dump_config(tiny(**sections)))
+    recipe.write_text(dump_config(tiny(**sections) if "teacher" not in sections else taught(**sections)))
     command = [sys.executable]
     if processes > 1:
         command += [
@@ -104,6 +110,39 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             assert found.keys() == wanted.keys()
             for name, gradient in wanted.items():
                 assert torch.allclose(found[name], gradient, atol=1e-5, rtol=0), name
+
+
+def test_two_processes_distil_as_one(tmp_path):
+    """SAPE, CCA and ETHT with answers that the first rank computes for all; the temperature is the same on both, to the bit."""
+    teacher = save_teacher(tmp_path / "teacher.safetensors")
+    still = {"freeze_bn": True, "optimizer": "sgd", "lr": 1e-3}
+    one, two = (
+        launch(
+            tmp_path, f"ranks-{n}", n,
+            teacher={"weights": teacher, "cache": "merged"}, distill=CDKD, train=still,
+            augment={"views": 2}, cache={"dir": str(tmp_path / f"cache-{n}")},
+        )
+        for n in (1, 2)
+    )  # fmt: skip
+    learned = ("cca.temperature", "sape.weight")
+    for step in range(3):
+        whole, parts = facts(one, 0)[step], [facts(two, rank)[step] for rank in (0, 1)]
+        assert sum((p["index"] for p in parts), []) == whole["index"] and parts[0]["joints"] != parts[1]["joints"]
+        for name in ("loss", "simcc", "sape", "cca", *learned):
+            assert [p[name] for p in parts] == pytest.approx([whole[name]] * 2, rel=1e-5), name
+        assert all(parts[0][name] == parts[1][name] for name in learned)
+        wanted = load_file(one / f"gradients-0-{step}.safetensors")
+        largest = max(float(g.abs().max()) for g in wanted.values())
+        for rank in (0, 1):
+            found = load_file(two / f"gradients-{rank}-{step}.safetensors")
+            assert found.keys() == wanted.keys() and any(n.startswith("taught.sape.unit") for n in found)
+            for name, gradient in wanted.items():
+                assert torch.allclose(found[name], gradient, atol=1e-5 * max(1, largest), rtol=0), name
+    assert abs(whole["cca.temperature"] - 2) > 0.01 and abs(whole["sape.weight"] - 0.7) > 0.01
+    ends = [load_file(folder / f"end-{rank}.safetensors") for folder, rank in ((one, 0), (two, 0), (two, 1))]
+    for name, value in ends[0].items():
+        assert all(torch.allclose(end[name], value, atol=1e-5) for end in ends[1:]), name
+        assert torch.equal(ends[1][name], ends[2][name]), name
 
 
 def test_the_command_under_torchrun_is_one_run(tmp_path):

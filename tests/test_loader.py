@@ -92,6 +92,34 @@ def test_batches_hold_what_they_say(data):
     assert torch.equal(moved.images, batch.images) and moved.errors == batch.errors
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_teacher_needs_comes_with_its_view(data, workers):
+    """`beside` is asked for the same (index, epoch) as the crop; pictures become (B, 3, H, W)."""
+    reader = CropReader(data, InputConfig(size=(32, 32)), AugmentConfig(), seed=5)
+
+    def beside(index, epoch):
+        return {"x": np.full((2, 3), 100 * epoch + index, np.float16), "images": np.full((6, 4, 3), [epoch, index, 7], np.uint8)}
+
+    order = TrainingOrder(11, 4, 5, 0, 5)
+    for step, batch in enumerate(training_loader(reader, order, workers, False, beside)):
+        epoch = step // 2
+        assert batch.teacher["x"].dtype is torch.float16 and batch.teacher["x"].shape == (4, 2, 3)
+        assert batch.teacher["x"][:, 1, 2].tolist() == [100 * epoch + i for i in batch.index.tolist()]
+        pictures = batch.to("cpu").teacher["images"]
+        assert pictures.shape == (4, 3, 6, 4) and pictures.is_contiguous(memory_format=torch.channels_last)
+        assert pictures[:, :, 5, 3].tolist() == [[epoch, i, 7] for i in batch.index.tolist()]
+    assert step == 4 and next(iter(training_loader(reader, order, 0, False))).teacher == {}
+
+
+def test_an_epoch_of_views_is_read_in_order(data):
+    """As the pass that keeps a teacher's answers reads them."""
+    reader = CropReader(data, InputConfig(size=(32, 32)), AugmentConfig(views=3), seed=5)
+    batches = list(evaluation_batches(reader, 4, epoch=2))
+    images = torch.cat([b.images for b in batches])
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(11))
+    assert all(np.array_equal(images[i].permute(1, 2, 0).numpy(), reader.crop(i, 5).image) for i in range(11))
+
+
 def test_pictures_that_cannot_be_read_are_named(data):
     def read(key):
         if key.endswith("3"):

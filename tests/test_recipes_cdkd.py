@@ -145,16 +145,16 @@ def test_table_x_counts_student_and_teacher_but_no_projectors():
     assert round(macs / 2**30, 1) == 10.2
 
 
-def teacher_of(name: str) -> tuple[str, ...]:
-    """The recipe of a student's teacher, and what the shipped teacher of LSPET has different."""
+def teacher_of(name: str) -> str:
+    """The recipe of a student's teacher."""
     weights = load_config(name).teacher.weights
-    return ("lspet/simcc_hrnet-w18-small_128", "head.split=3") if weights == SHIPPED else (weights.removeprefix("runs/"),)
+    return "lspet/simcc_hrnet-w18-small_128" if weights == SHIPPED else weights.removeprefix("runs/")
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_teachers_are_recipes_of_256_pixels_and_share_the_split_factor(name):
     data, method, backbone, size = parts(name)
-    (teacher,) = teacher_of(name)
+    teacher = teacher_of(name)
     assert load_config(name).teacher.weights == f"runs/{teacher}" and teacher in recipe_names()
     want = "hrnet-w48" if backbone == "resnet-50" else backbone
     assert parts(teacher)[::2] == (data, want) and parts(teacher)[3] == 256
@@ -169,8 +169,8 @@ def test_teachers_are_recipes_of_256_pixels_and_share_the_split_factor(name):
 @pytest.mark.parametrize("name", TAUGHT)
 def test_student_teacher_and_methods_fit_together(name):
     """All methods of the recipe are built for what both models answer; every term teaches the student."""
-    config, student, teacher = load_config(name), side_of(name), side_of(*teacher_of(name))
-    assert model_of(name).skeleton is model_of(*teacher_of(name)).skeleton
+    config, student, teacher = load_config(name), side_of(name), side_of(teacher_of(name))
+    assert model_of(name).skeleton is model_of(teacher_of(name)).skeleton
     distillers, curriculum = build_distillers(config.distill, student, teacher)
     assert {*distillers, *(["etht"] if curriculum else [])} == set(config.methods)
     torch.manual_seed(0)
@@ -249,7 +249,7 @@ def test_own_students_learn_from_the_shipped_teacher():
         assert config.teacher.weights == SHIPPED
         assert config.teacher.cache == ("full" if released else "merged")
         assert model_of(name).head.bins[0] == 3 * config.input.size[0]
-        assert side_of(*teacher_of(name)).shapes["x"] == (14, 384)  # 4 or 2 bins of the teacher make one
+        assert side_of(teacher_of(name)).shapes["x"] == (14, 384)  # 4 or 2 bins of the teacher make one
 
 
 def test_the_released_wiring():

@@ -8,6 +8,8 @@ student's methods read, as fp16; bins as log-probabilities, merged to the studen
 
 KEY hashes the teacher's weights and precision, the persons, pictures and annotations, the views' seed and the augmentation, but
 not the number of views: more views, or another output, add files. Each appears whole, so a killed pass goes on where it was.
+Of several processes the first fills the cache while the others wait: where that takes longer than their time-out, fill it
+with one process before (`lowpose train RECIPE --stop-after 1`).
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def open_teacher_cache(teacher: Teacher, data: PoseData, config: RunConfig, stud
         raise LowposeError("teacher.cache keeps answers for declared views; say how many: augment.views=10")
     if config.cache.dir is None:
         raise LowposeError("teacher.cache stands beside the crop cache; say where: cache.dir=.cache/lowpose")
-    bins = {axis: student.shapes[axis][-1] for axis in "xy" if axis in names and config.teacher.cache == "merged"}
+    bins = {axis: student.shapes[axis][-1] for axis in "xy" if axis in student.shapes and config.teacher.cache == "merged"}
     reader = teacher.reader(data, config)
     facts = _facts(teacher, data, config, reader, bins)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -67,6 +67,35 @@ def test_colour_changes_the_picture_alone():
     assert np.array_equal(plain.keypoints, coloured.keypoints) and not np.array_equal(plain.image, coloured.image)
 
 
+@pytest.mark.parametrize("resample", ["area", "camera"])
+def test_declared_views_return(resample):
+    """Epoch e and e + V show the same crop to the bit, neighbours do not, and fewer views are the first of more."""
+
+    def reader(views, **more):
+        augment = AugmentConfig(scale=0.2, rotation=30, colour=0.3, half_body=0.5, shift=0.1, views=views, **more)
+        return CropReader(spots(), InputConfig(size=(48, 64), resample=resample), augment, seed=3)
+
+    def same(a, b):
+        return (
+            np.array_equal(a.image, b.image) and np.array_equal(a.keypoints, b.keypoints) and np.array_equal(a.matrix, b.matrix)
+        )
+
+    three, five = reader(3), reader(5)
+    shown = [three.crop(0, epoch) for epoch in range(9)]
+    for e in range(9):
+        assert [same(shown[e], other) for other in shown] == [(f - e) % 3 == 0 for f in range(9)]
+        assert same(shown[e], five.crop(0, e % 3))
+    assert len({reader(None).crop(0, e).matrix.tobytes() for e in range(9)}) == 9
+    assert same(reader(3, seed=3).crop(0, 1), shown[1]) and not same(reader(3, seed=4).crop(0, 1), shown[1])
+
+
+def test_the_views_have_a_seed_of_their_own():
+    one, two = (CropReader(spots(), InputConfig(), AugmentConfig(seed=7), seed) for seed in (0, 1))
+    other = CropReader(spots(), InputConfig(), AugmentConfig(), 0)
+    found, again, not_it = (reader.draw(0, 4).matrix((64, 64), 1.25) for reader in (one, two, other))
+    assert np.array_equal(found, again) and not np.array_equal(found, not_it)
+
+
 def test_reads_each_picture_once_for_neighbours():
     calls = []
 
