@@ -51,7 +51,7 @@ def test_paper_map_is_read_and_complete():
     text = (ROOT / "docs" / "paper-map.md").read_text()
     assert len(NAMED) == len(re.findall(r"`[\w/]+\.py: ", text)) > 40
     files = {file for file, _ in NAMED}
-    for folder in ("nn/heads", "metrics", "data"):
+    for folder in ("nn/heads", "nn/distill", "metrics", "data"):
         for path in (ROOT / "src" / "lowpose" / folder).glob("[a-z]*.py"):
             if re.search(r"arXiv|CVPR|ECCV|BMVC", ast.get_docstring(ast.parse(path.read_text())) or ""):
                 assert f"{folder}/{path.name}" in files

@@ -51,3 +51,10 @@ def test_results_page_is_current():
     cards = make["read_cards"]()
     assert (RESULTS / "README.md").read_text() == make["page"](cards)
     assert make["FRONT"].read_text() == make["front"](cards)
+
+
+def test_study_page_is_current():
+    """The tables of docs/results/cdkd.md are those of the comparisons beside it."""
+    study = runpy.run_path(str(RESULTS / "studies.py"))
+    page = (RESULTS / "cdkd.md").read_text()
+    assert study["fill"](page, study["tables"](RESULTS / "cdkd")) == page

@@ -60,16 +60,19 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-def main() -> None:
-    folder = HERE / "cdkd"
-    tables = {
+def tables(folder: Path) -> dict[str, str]:
+    """Name of a place in cdkd.md -> its table."""
+    return {
         "tried": tried(folder / "tune_32.json"),
         "screen_32": comparison(folder / "screen_32.json", 32, list(ROWS)),
         "compare_32": comparison(folder / "compare_32.json", 32, ["simcc", "cca", "cdkd"]),
         "compare_64": comparison(folder / "compare_64.json", 64, ["simcc", "cca", "cdkd"]),
     }
+
+
+def main() -> None:
     page = HERE / "cdkd.md"
-    page.write_text(fill(page.read_text(), tables))
+    page.write_text(fill(page.read_text(), tables(HERE / "cdkd")))
 
 
 if __name__ == "__main__":

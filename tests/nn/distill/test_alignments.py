@@ -15,7 +15,6 @@ MAP, WANTED = (K, 3, 4), (K, 6, 12)
 WEIGHT = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1]])
 STUDENT = Side({"map": MAP, "x": (K, 16), "y": (K, 12)}, (8, 6))
 TEACHER = Side({"map": WANTED, "x": (K, 16), "y": (K, 12)}, (48, 24))
-FINE = Side({"map": WANTED, "x": (K, 48), "y": (K, 30)}, (48, 24))
 
 
 def build(name: str, student=STUDENT, teacher=TEACHER, **settings):
@@ -75,8 +74,10 @@ def test_kd_is_cca_where_the_classes_agree():
 
 
 @pytest.mark.parametrize("tau", [1.0, 3.0])
-def test_fc_class(tau):
-    student, teacher, module = noise(STUDENT, 6), noise(FINE, 7), build("fc_class", teacher=FINE, temperature=tau)
+@pytest.mark.parametrize("y", [(12, 30), (16, 48)])  # the latter as x: still a layer for each axis
+def test_fc_class(tau, y):
+    sides = [Side({"x": (K, a), "y": (K, b)}, (8, 6)) for a, b in ((16, y[0]), (48, y[1]))]
+    student, teacher, module = noise(sides[0], 6), noise(sides[1], 7), build("fc_class", *sides, temperature=tau)
     total, count = module(student, teacher, WEIGHT)["fc_class"]
     p, ours, theirs = float64(module.state_dict()), float64(student), float64(teacher)
     want = 0.0
@@ -85,7 +86,7 @@ def test_fc_class(tau):
             aligned = p[f"align.{axis}.weight"] @ ours[axis][b, k] + p[f"align.{axis}.bias"]
             want += kl(theirs[axis][b, k], aligned, tau)
     assert count == 5 and total.item() == pytest.approx(want, rel=1e-4)
-    assert sum(v.numel() for v in module.parameters()) == (16 * 48 + 48) + (12 * 30 + 30)
+    assert sum(v.numel() for v in module.parameters()) == (16 * 48 + 48) + (y[0] * y[1] + y[1])
 
 
 def test_fc_feature():

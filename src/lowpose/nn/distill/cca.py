@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape
+from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape, visible_persons
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
@@ -48,7 +48,7 @@ class CCA(Distiller):
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'cca': tau^2 KL(teacher || student) of both axes (eq. 7)."""
-        mask = weight if self.config.masked else torch.ones_like(weight)
+        mask = weight if self.config.masked else visible_persons(weight).unsqueeze(1).expand_as(weight)
         total = sum((self._axis(student[axis], teacher[axis]) * mask).sum() for axis in "xy")
         return {"cca": Term(total, mask.sum())}
 
@@ -85,7 +85,7 @@ def merge_bins(logits: Tensor, bins: int) -> Tensor:
 
 def shares(given: int, bins: int, device: torch.device | None = None) -> Tensor:
     """(given, bins): the share of each of `given` equal parts of an axis that lies in each of `bins` equal parts."""
-    low = torch.arange(given, device=device, dtype=torch.float64).unsqueeze(1) * bins
-    part = torch.arange(bins, device=device, dtype=torch.float64) * given  # both in units of 1 / (given * bins)
+    low = torch.arange(given, device=device, dtype=torch.float32).unsqueeze(1) * bins
+    part = torch.arange(bins, device=device, dtype=torch.float32) * given  # both in units of 1 / (given * bins)
     covered = torch.minimum(low + bins, part + given) - torch.maximum(low, part)
-    return (covered.clamp(min=0) / bins).float()
+    return covered.clamp(min=0) / bins

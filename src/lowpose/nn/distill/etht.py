@@ -45,6 +45,8 @@ class ETHTConfig(Strict):
             low, high = getattr(self, name)
             if not 0 <= low <= high or (name == "temperature" and low == 0):
                 raise ValueError(f"{name} must be [least, most] above zero, not [{low}, {high}]")
+        if len(set(self.learn)) != len(self.learn):
+            raise ValueError(f"learn names something twice: {', '.join(self.learn)}")
         return self
 
 
@@ -64,10 +66,13 @@ class ETHT:
         method, _, name = key.partition(".")
         if method not in distillers:
             raise LowposeError(f"distill.etht.learn: '{key}': no method '{method}'{did_you_mean(method, distillers)}")
-        bounds = getattr(self.config, name, None) if name in ("temperature", "weight") else None
-        if bounds is None:
+        if name not in ("temperature", "weight"):
             raise LowposeError(f"distill.etht.learn: '{key}': only a temperature or a weight can be learned")
-        parameter = distillers[method].learn(name)
+        bounds = getattr(self.config, name)
+        try:
+            parameter = distillers[method].learn(name)
+        except LowposeError as e:
+            raise LowposeError(f"distill.etht.learn: '{key}': {e}") from None
         if not bounds[0] <= parameter.item() <= bounds[1]:
             raise LowposeError(f"distill.{key} = {parameter.item():g} starts outside distill.etht.{name} = {list(bounds)}")
         return parameter

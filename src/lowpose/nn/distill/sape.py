@@ -54,7 +54,8 @@ class SAPE(Distiller):
     """Scale-adaptive projector ensemble of CDKD: the student's map, projected, points where the teacher's does."""
 
     def __init__(self, config: SAPEConfig, student: Side, teacher: Side):
-        """Raises: LowposeError if a model lacks the map, or joints are to be compared in a backbone's feature."""
+        """Raises: LowposeError if a model lacks the map, joints are to be compared in a backbone's feature,
+        or the scale-adaptive unit would see a map of one cell."""
         super().__init__(config.weight)
         self.config = config
         name = FEATURE if config.source == "feature" else "map"
@@ -62,6 +63,8 @@ class SAPE(Distiller):
         given, wanted = (output_shape(side, name, "sape", whose) for side, whose in ((student, "student"), (teacher, "teacher")))
         if config.per == "joint" and config.source == "feature":
             raise LowposeError("distill.sape.per=joint: a backbone's feature has no joints; use source=map or per=person")
+        if config.fusion != "sum" and given[1] * given[2] == 1:
+            raise LowposeError(f"distill.sape.fusion={config.fusion}: a map of one cell has no scales; use fusion=sum")
         make = Flatten if config.projector == "flatten" else Spatial
         self.projectors = nn.ModuleList(make(given, wanted) for _ in range(config.projectors))
         self.unit = None if config.fusion == "sum" else SAU(given[0], wanted[0], config)
