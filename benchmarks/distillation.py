@@ -4,7 +4,7 @@
 
 Each way trains in a process of its own (peak memory is a process's), one thread; the ways take turns, block by block, so that
 other work on the machine falls on all of them. The table shows medians over blocks and ratios to the plain student within each
-round; MACs are those of one picture in one training step's forward passes, parameters those that the step holds.
+round; parameters are all that a step holds; MACs are those of the networks on one picture, forward, without projectors.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def main() -> None:
     for name, way in WAYS.items():
         pipes[name], theirs = context.Pipe()
         context.Process(target=work, args=(way, args.recipe, args.overrides, theirs), daemon=True).start()
+        theirs.close()  # so that a way that fails ends the wait for it
         facts[name] = pipes[name].recv()  # ready, its caches filled
     seconds = {name: [] for name in WAYS}
     for turn in range(args.rounds + 1):  # the first warms up

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from taught import save_teacher
 
 from lowpose.checkpoint import STATE
 from lowpose.comparison import compare
@@ -70,3 +72,22 @@ def test_different_budgets_are_refused(tmp_path):
     with pytest.raises(LowposeError, match="epochs 2, .* has 3; give one budget, as train.epochs=2"):
         compare(recipes, (0,), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_views_that_differ_are_refused(tmp_path):
+    recipes = [write(tmp_path, "a", "simcc"), write(tmp_path, "b", "heatmap")]
+    text = Path(recipes[1]).read_text()
+    Path(recipes[1]).write_text(text + "augment: {views: 4}\n")
+    with pytest.raises(LowposeError, match="augment.views None, .* has 4; give one budget, as augment.views=4"):
+        compare(recipes, (0,), tmp_path / "out")
+
+
+def test_a_teacher_is_given_to_those_that_learn_and_must_be_the_same(tmp_path):
+    one, two = (save_teacher(tmp_path / f"teacher{seed}.safetensors", seed=seed) for seed in (1, 2))
+    recipes = [write(tmp_path, "a", "simcc"), write(tmp_path, "b", "simcc")]
+    Path(recipes[1]).write_text(Path(recipes[1]).read_text() + f"teacher: {one}\ndistill: {{cca: {{}}}}\n")
+    learns = [f"teacher.weights={one}", "train.epochs=1"]
+    result = compare(recipes, (0,), tmp_path / "out", learns, bootstrap=100)
+    assert len(result["rows"]) == 2
+    with pytest.raises(LowposeError, match=r"b/seed-0: learned from another teacher than .*teacher2.safetensors"):
+        compare(recipes, (0,), tmp_path / "out", [f"teacher.weights={two}", "train.epochs=1"], bootstrap=100)

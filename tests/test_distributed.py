@@ -145,6 +145,15 @@ def test_two_processes_distil_as_one(tmp_path):
         assert torch.equal(ends[1][name], ends[2][name]), name
 
 
+def test_two_processes_need_no_parameters_to_distil(tmp_path):
+    """CCA alone has nothing to average between processes; the teacher is live."""
+    teacher = save_teacher(tmp_path / "teacher.safetensors")
+    still = {"freeze_bn": True, "optimizer": "sgd", "lr": 1e-3}
+    one, two = (launch(tmp_path, f"ranks-{n}", n, teacher={"weights": teacher}, distill={"cca": {}}, train=still) for n in (1, 2))
+    for whole, *parts in zip(facts(one, 0), facts(two, 0), facts(two, 1), strict=True):
+        assert [p["cca"] for p in parts] == pytest.approx([whole["cca"]] * 2, rel=1e-5)
+
+
 def test_the_command_under_torchrun_is_one_run(tmp_path):
     """Two ranks of `lowpose train` on a CPU share one training: one log, each step once, half the batch each."""
     recipe = tmp_path / "r.yaml"

@@ -113,7 +113,8 @@ def test_a_student_is_its_baseline_with_a_teacher_and_nothing_else(name):
     split = ["head.split=12"] if name == M64.format("simcc_kd") else []
     student, plain = (load_config(n, o).model_dump() for n, o in ((name, []), (plain_of(name), split)))
     if name in OWN:
-        assert student["augment"].pop("views") == 10 and plain["augment"].pop("views") is None
+        views = [[values["augment"].pop(key) for key in ("views", "seed")] for values in (student, plain)]
+        assert views == [[10, 0], [None, None]]
     for values in (student, plain):
         for key in ("name", "teacher", "distill", "paper", "note"):
             values.pop(key)

@@ -123,13 +123,13 @@ def test_files_hold_the_answers_as_fp16(tmp_path, teacher):
     folder, live = run.teaching.beside.folder, Teacher(TeacherConfig(weights=str(teacher)), torch.device("cpu"))
     assert {p.name for p in folder.iterdir()} == {
         "manifest.json",
-        *(f"view-00{v}-{n}.npy" for v in (0, 1) for n in ("map", "x", "y")),
+        *(f"view-00{v}-{n}.npy" for v in (0, 1) for n in ("map", "x-64", "y-64")),
     }
     reader = CropReader(run.data, InputConfig(size=(64, 64)), run.config.augment, 0)
     for view in (0, 1):
         images = torch.stack([torch.from_numpy(reader.crop(i, view).image) for i in range(10)]).permute(0, 3, 1, 2)
         answer = live.answer(images, ["map", "x", "y"])
-        x, maps = (np.load(folder / f"view-00{view}-{name}.npy") for name in ("x", "map"))
+        x, maps = (np.load(folder / f"view-00{view}-{name}.npy") for name in ("x-64", "map"))
         assert x.dtype == maps.dtype == np.float16 and x.shape == (10, 17, 64) and maps.shape == (10, 17, 16, 16)
         assert np.allclose(x, merged(answer["x"], 64).log().numpy(), rtol=HALF, atol=1e-5)
         assert np.allclose(maps, answer["map"].numpy(), rtol=HALF, atol=1e-5)
@@ -149,7 +149,7 @@ def test_many_students_share_one_pass(tmp_path, teacher, passes):
     assert passes == [10, 10]
     more = open_run(tmp_path, teacher, views=3, **shared)  # one view more is one pass more
     assert passes == [10, 10, 10] and more.teaching.beside.folder == folder
-    assert {p.name for p in folder.glob("*.npy")} - stamps.keys() == {f"view-002-{n}.npy" for n in ("map", "x", "y")}
+    assert {p.name for p in folder.glob("*.npy")} - stamps.keys() == {f"view-002-{n}.npy" for n in ("map", "x-64", "y-64")}
     assert all((p.stat().st_mtime_ns, p.read_bytes()) == stamps[p.name] for p in folder.glob("view-00[01]*"))
     assert open_run(tmp_path, teacher, **shared).teaching.beside.folder == folder and len(passes) == 3  # and fewer are there
 
@@ -160,6 +160,16 @@ def test_another_output_adds_files(tmp_path, teacher, passes):
     two = open_run(tmp_path, teacher, {"cca": {}, "sape": {"source": "feature"}}, "full")
     assert two.teaching.beside.folder == one.teaching.beside.folder and passes == [10] * 4
     assert (two.teaching.beside.folder / "view-001-feature.npy").is_file()
+
+
+def test_students_with_other_bins_share_what_does_not_depend_on_them(tmp_path, teacher, passes):
+    one = open_run(tmp_path, teacher, views=1)
+    two = open_run(tmp_path, teacher, views=1, head={"name": "simcc", "split": 4})
+    three = open_run(tmp_path, teacher, {"cca": {}}, "full", views=1)
+    assert one.teaching.beside.folder == two.teaching.beside.folder == three.teaching.beside.folder and len(passes) == 3
+    names = {p.stem.removeprefix("view-000-") for p in one.teaching.beside.folder.glob("*.npy")}
+    assert names == {"map", "x-64", "y-64", "x-128", "y-128", "x", "y"}
+    assert [r.teaching.beside(0, 0)["x"].shape for r in (one, two, three)] == [(17, 64), (17, 128), (17, 128)]
 
 
 def test_whatever_changes_the_answers_has_a_key_of_its_own(tmp_path, teacher):
@@ -176,8 +186,6 @@ def test_whatever_changes_the_answers_has_a_key_of_its_own(tmp_path, teacher):
         "views' seed": {"augment": {"seed": 1}},
         "augmentation": {"augment": {"rotation": 11}},
         "padding": {"input": {"padding": 1.3}},
-        "full": {"keep": "full"},
-        "merged to other bins": {"head": {"name": "simcc", "split": 4}},
         "persons": {"data": {"options": {"count": 9, "size": [64, 64], "height": [30, 50]}}},
     }
     keys = {}
@@ -213,7 +221,7 @@ def test_a_pass_that_was_killed_goes_on_where_it_was(tmp_path, teacher, monkeypa
         with pytest.raises(KeyboardInterrupt):
             open_run(tmp_path, teacher)
     (folder,) = (tmp_path / "cache").glob("teacher-*")
-    names = {f"view-000-{n}.npy" for n in ("map", "x", "y")}
+    names = {f"view-000-{n}.npy" for n in ("map", "x-64", "y-64")}
     assert {p.name for p in folder.iterdir()} == {"manifest.json", *names}
     kept = {name: (folder / name).stat().st_mtime_ns for name in names}
     whole = open_run(tmp_path, teacher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 import shutil
 
 import numpy as np
@@ -13,7 +14,9 @@ from taught import CDKD, NET, batches, merged, save_teacher, steps, taught
 from tiny import digest, tiny
 
 import lowpose
+from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, describe_weights, load_model, load_state, pack_weights
+from lowpose.config import load_config
 from lowpose.errors import LowposeError
 from lowpose.nn.cost import count
 from lowpose.progress import read_log
@@ -282,3 +285,28 @@ def test_wrong_methods_leave_no_folder(tmp_path, teacher, methods, answer):
     with pytest.raises(LowposeError) as e:
         train(taught(teacher, methods), tmp_path / "run")
     assert answer in str(e.value) and "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+def test_worker_processes_read_the_kept_answers(tmp_path, teacher):
+    """Open files do not travel into the workers; what they give is the same."""
+    given = {"augment": {"views": 2}, "cache": {"dir": str(tmp_path / "cache")}}
+    run = Run(taught({"weights": teacher, "cache": "merged"}, **given), tmp_path / "run")
+    run.teaching.beside(0, 0)
+    assert len(pickle.dumps(run.teaching.beside)) < 2000
+    run.order.start, run.order.total = 0, 3
+    here, there = (list(loop.training_loader(run.reader, run.order, n, False, run.teaching.beside)) for n in (0, 2))
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.teacher.keys() == {"map", "x", "y"}
+        assert all(torch.equal(ours.teacher[name], theirs.teacher[name]) for name in ours.teacher)
+
+
+def test_settings_that_were_left_out_can_be_put_back(tmp_path, teacher):
+    (tmp_path / "base.yaml").write_text("distill: {sape: null}\n")
+    config = load_config(tmp_path / "base.yaml", [f"teacher={teacher}", "distill.sape.weight=2"])
+    assert config.distill == {"sape": {"weight": 2}} and config.teacher.weights == str(teacher)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_weight_is_a_number_that_pulls(tmp_path, teacher, value):
+    with pytest.raises(LowposeError, match="distill.cca: 'weight'"):
+        Run(taught(teacher, {"cca": {"weight": value}}), tmp_path / "run")

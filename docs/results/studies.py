@@ -45,7 +45,7 @@ def comparison(path: Path, size: int, names: list[str]) -> str:
 def tried(path: Path) -> str:
     """Settings that were tried on 'tune', a part of the training split."""
     out = ["| settings | PCKh@0.5 | PCKh@0.1 | PCK@0.2 |", "|---|---|---|---|"]
-    for row in json.loads(path.read_text()):
+    for row in json.loads(path.read_text()) if path.is_file() else []:
         values = " | ".join(f"{row['metrics'][m]:.2f}" for m in METRICS[:3])
         out.append(f"| {row['settings']} | {values} |")
     return "\n".join(out)

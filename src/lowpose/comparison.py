@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.checkpoint import WEIGHTS, describe_weights, load_model
+from lowpose.cards import sha256
+from lowpose.checkpoint import WEIGHTS, describe_weights, load_model, weights_path
 from lowpose.config import RunConfig, load_config, parse_config
 from lowpose.errors import LowposeError
 from lowpose.evaluation import evaluate, instance_threshold, validation_data
@@ -50,7 +51,11 @@ def compare(
         raise LowposeError(
             f"compare: two recipe files have the same name ({', '.join(recipes)}); their runs would share a folder"
         )
-    configs = {(name, seed): load_config(name, [*overrides, f"train.seed={seed}"]) for name in recipes for seed in seeds}
+    configs = {
+        (name, seed): load_config(name, [*own_overrides(name, overrides), f"train.seed={seed}"])
+        for name in recipes
+        for seed in seeds
+    }
     check_same_budget({name: configs[name, seeds[0]] for name in recipes})
     folder = Path(out)
     measured: dict[str, list[Measured]] = {}
@@ -72,6 +77,13 @@ def compare(
     return result
 
 
+def own_overrides(recipe: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that concern a recipe: a teacher is for those that learn from one."""
+    if load_config(recipe).methods:
+        return list(overrides)
+    return [item for item in overrides if not item.startswith(("teacher=", "teacher."))]
+
+
 def run_name(recipe: str) -> str:
     """Folder of a recipe's runs: DATA_METHOD_BACKBONE_SIZE, or the stem of a file."""
     return Path(recipe).stem if Path(recipe).suffix else recipe.replace("/", "_")
@@ -79,7 +91,8 @@ def run_name(recipe: str) -> str:
 
 def budget(config: RunConfig) -> dict[str, Any]:
     values = {key: getattr(config.train, key) for key in BUDGET}
-    return values | {"data": f"{config.data.kind}:{config.data.train}/{config.data.val}"}
+    views = {"augment.views": config.augment.views, "augment.seed": config.augment.seed}
+    return values | views | {"data": f"{config.data.kind}:{config.data.train}/{config.data.val}"}
 
 
 def check_same_budget(configs: dict[str, RunConfig]) -> None:
@@ -88,15 +101,19 @@ def check_same_budget(configs: dict[str, RunConfig]) -> None:
         ours, theirs = budget(configs[first]), budget(configs[name])
         for key in ours:
             if ours[key] != theirs[key]:
-                right = "compare recipes of the same data" if key == "data" else f"give one budget, as train.{key}={ours[key]}"
+                name_of = key if "." in key else f"train.{key}"
+                right = "compare recipes of the same data" if key == "data" else f"give one budget, as {name_of}={theirs[key] if ours[key] is None else ours[key]}"
                 raise LowposeError(f"compare: {first} has {key} {ours[key]}, {name} has {theirs[key]}; {right}")
 
 
 def check_same_run(run: Path, config: RunConfig) -> None:
     """Raises: LowposeError if the run that is there was trained from another recipe or budget."""
-    there = parse_config(describe_weights(run)["config"], str(run))
+    about = describe_weights(run)
+    there = parse_config(about["config"], str(run))
     if recipe_key(there) != recipe_key(config):
         raise LowposeError(f"{run}: holds a run of another recipe or budget (see its recipe.yaml); give another --out")
+    if config.teacher and about["teacher"]["sha256"] != sha256(weights_path(config.teacher.weights)):
+        raise LowposeError(f"{run}: learned from another teacher than {config.teacher.weights}; give another --out")
 
 
 @dataclass(frozen=True)

@@ -26,19 +26,8 @@ from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 RECIPES = Path(__file__).parent / "recipes"
 # overrides that leave a recipe the published row that it was
 HARMLESS = (
-    *(
-        "data.root=",
-        "data.boxes=",
-        "cache.",
-        "teacher=",
-        "teacher.weights=",
-        "teacher.cache=",
-        "eval.batch_size=",
-        "train.seed=",
-        "train.workers=",
-        "train.save_every=",
-    ),
-    *("train.log_every=", "train.eval_every=", "name="),
+    *("data.root=", "data.boxes=", "cache.", "teacher.weights=", "teacher.cache=", "eval.batch_size=", "train.seed="),
+    *("train.workers=", "train.save_every=", "train.log_every=", "train.eval_every=", "name="),
 )
 
 
@@ -242,7 +231,8 @@ def load_config(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ())
     values = _read_recipe(recipe)
     published = "paper" in values
     values = apply_overrides(values, overrides)
-    changes = [item for item in overrides if not item.startswith(HARMLESS)]
+    named = [item for item in overrides if item.startswith("teacher=") and "{" not in item]  # another file of the same teacher
+    changes = [item for item in overrides if not item.startswith(HARMLESS) and item not in named]
     if published and changes:  # the row is of the recipe as it stands
         values.pop("paper", None)
         values["note"] = f"changed from {recipe}: {' '.join(map(shorten_paths, changes))}"
@@ -356,7 +346,8 @@ def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:
     for part in path[:-1]:
-        values = values.setdefault(part, {})
+        values[part] = {} if values.get(part) is None else values[part]
+        values = values[part]
         if not isinstance(values, dict):
             raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
     values[path[-1]] = _named_weights(value) if path == ["teacher"] else value

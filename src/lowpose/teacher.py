@@ -4,12 +4,12 @@ The cache stands beside the crop cache and holds, for each declared view (`augme
 student's methods read, as fp16; bins as log-probabilities, merged to the student's (`teacher.cache: merged`) or all (`full`).
 
     DIR/teacher-KIND-SPLIT-KEY/manifest.json     what it was made from
-                               view-003-x.npy    (N, K, J) float16: one file per view and output
+                               view-003-x-96.npy (N, K, 96) float16: one file per view and output; merged: with its bins
 
 KEY hashes the teacher's weights and precision, the persons, pictures and annotations, the views' seed and the augmentation, but
-not the number of views: more views, or another output, add files. Each appears whole, so a killed pass goes on where it was.
-Of several processes the first fills the cache while the others wait: where that takes longer than their time-out, fill it
-with one process before (`lowpose train RECIPE --stop-after 1`).
+not the number of views or bins: more views, another output or a student of another size add files. Each appears whole, so a
+killed pass goes on where it was. Of several processes the first fills the cache while the others wait: where that takes longer
+than their time-out, fill it with one process before (`lowpose train RECIPE --stop-after 1 --out ELSEWHERE`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,10 @@ class Teacher:
                 outputs = outputs | head.merge(own, mirrored)
         return {name: outputs[name].float() for name in names}
 
+    def release(self) -> None:
+        """Let go of the network, once its answers are kept."""
+        self.model = None
+
     def check(self, config: RunConfig, skeleton: Skeleton) -> None:
         """Raises: LowposeError if it knows other keypoints, or its crop has another shape than the student's."""
         own = self.model.skeleton
@@ -102,22 +107,25 @@ class Teacher:
 class TeacherCache:
     """Answers for declared views, read by (index, epoch)."""
 
-    def __init__(self, folder: Path, names: list[str], views: int):
-        self.folder, self.names, self.views = folder, names, views
-        self._maps: dict[tuple[int, str], np.ndarray] = {}
+    def __init__(self, folder: Path, labels: dict[str, str], views: int):
+        """`labels`: output name -> what its files are called."""
+        self.folder, self.labels, self.views = folder, labels, views
+        self._view, self._maps = -1, {}  # only the view of the moment is open
 
     def __call__(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """float16 arrays by output name, for the view that this epoch shows."""
-        return {name: self._map(epoch % self.views, name)[index] for name in self.names}
+        view = epoch % self.views
+        if view != self._view:
+            self._maps = {n: np.load(view_file(self.folder, view, label), mmap_mode="r") for n, label in self.labels.items()}
+            self._view = view
+        return {name: answers[index] for name, answers in self._maps.items()}
 
-    def _map(self, view: int, name: str) -> np.ndarray:
-        if (view, name) not in self._maps:
-            self._maps[view, name] = np.load(view_file(self.folder, view, name), mmap_mode="r")
-        return self._maps[view, name]
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_view": -1, "_maps": {}}  # a mapped file would be copied into each worker
 
 
-def view_file(folder: Path, view: int, name: str) -> Path:
-    return folder / f"view-{view:03d}-{name}.npy"
+def view_file(folder: Path, view: int, label: str) -> Path:
+    return folder / f"view-{view:03d}-{label}.npy"
 
 
 def open_teacher_cache(teacher: Teacher, data: PoseData, config: RunConfig, student: Side, names: list[str]) -> TeacherCache:
@@ -129,40 +137,45 @@ def open_teacher_cache(teacher: Teacher, data: PoseData, config: RunConfig, stud
         raise LowposeError("teacher.cache keeps answers for declared views; say how many: augment.views=10")
     if config.cache.dir is None:
         raise LowposeError("teacher.cache stands beside the crop cache; say where: cache.dir=.cache/lowpose")
-    bins = {axis: student.shapes[axis][-1] for axis in "xy" if axis in student.shapes and config.teacher.cache == "merged"}
+    merged = config.teacher.cache == "merged"
+    bins = {axis: student.shapes[axis][-1] for axis in "xy" if merged and axis in names}
+    labels = {name: f"{name}-{bins[name]}" if name in bins else name for name in names}
     reader = teacher.reader(data, config)
-    facts = _facts(teacher, data, config, reader, bins)
+    facts = _facts(teacher, data, config, reader)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.cache.dir) / f"teacher-{data.kind}-{Path(data.split).stem}-{key}"
     write_json(folder / "manifest.json", facts)
-    _fill(folder, teacher, reader, config, names, bins)
-    return TeacherCache(folder, names, config.augment.views)
+    _fill(folder, teacher, reader, config, labels, bins)
+    return TeacherCache(folder, labels, config.augment.views)
 
 
-def _facts(teacher: Teacher, data: PoseData, config: RunConfig, reader: CropReader, bins: dict[str, int]) -> dict:
-    """Everything that the answers depend on, except how many views there are."""
+def _facts(teacher: Teacher, data: PoseData, config: RunConfig, reader: CropReader) -> dict:
+    """Everything that the answers depend on, except how many views there are, and to how many bins they are merged."""
     return {
-        "version": [1, __version__],
+        "version": [2, __version__],
         "teacher": {"sha256": teacher.sha256, "precision": teacher.precision, "flip": teacher.settings.flip},
         "crops": facts_of(data, reader.settings, config.augment, config.cache),
         "input": reader.settings.model_dump(mode="json"),
         "augment": config.augment.model_dump(mode="json", exclude={"views", "seed"}),
+        "skeleton": data.skeleton.to_dict(),  # half-body views depend on it
         "seed": reader.seed,
-        "bins": bins,
     }
 
 
-def _fill(folder: Path, teacher: Teacher, reader: CropReader, config: RunConfig, names: list[str], bins: dict[str, int]) -> None:
+def _fill(
+    folder: Path, teacher: Teacher, reader: CropReader, config: RunConfig, labels: dict[str, str], bins: dict[str, int]
+) -> None:
     missing = {}
     for view in range(config.augment.views):
-        lacking = [name for name in names if not _is_whole(view_file(folder, view, name), len(reader))]
+        lacking = [name for name, label in labels.items() if not _is_whole(view_file(folder, view, label), len(reader))]
         if lacking:
             missing[view] = lacking
     console = Console(stderr=True)
     for view in track(
         missing, "teacher's answers", console=console, disable=not missing or not sys.stderr.isatty(), transient=True
     ):
-        _pass(folder, teacher, reader, view, missing[view], bins, config.train.workers)
+        files = {name: view_file(folder, view, labels[name]) for name in missing[view]}
+        _pass(files, teacher, reader, view, bins, config.train.workers)
 
 
 def _is_whole(path: Path, persons: int) -> bool:
@@ -173,23 +186,17 @@ def _is_whole(path: Path, persons: int) -> bool:
         return False
 
 
-def _pass(
-    folder: Path, teacher: Teacher, reader: CropReader, view: int, names: list[str], bins: dict[str, int], workers: int
-) -> None:
+def _pass(files: dict[str, Path], teacher: Teacher, reader: CropReader, view: int, bins: dict[str, int], workers: int) -> None:
     """One view of all persons through the teacher; all its files appear at the end."""
     with ExitStack() as stack:
-        asides = {name: stack.enter_context(whole(view_file(folder, view, name))) for name in names}
-        arrays: dict[str, np.ndarray] = {}
-        done = 0
-        for batch in evaluation_batches(reader, BATCH, workers, epoch=view):
-            answers = teacher.answer(batch.images.to(teacher.device), names)
+        # written, not mapped: a full disk is then an error and not a crash
+        out = {name: stack.enter_context(open(stack.enter_context(whole(path)), "wb")) for name, path in files.items()}
+        for first, batch in enumerate(evaluation_batches(reader, BATCH, workers, epoch=view)):
+            answers = teacher.answer(batch.images.to(teacher.device), list(files))
             for name, value in answers.items():
                 if name in ("x", "y"):
                     value = merge_bins(value, bins.get(name, value.shape[-1]))
-                if name not in arrays:
-                    shape = (len(reader), *value.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(asides[name], "w+", np.float16, shape)
-                arrays[name][done : done + len(value)] = value.clamp(-65504, 65504).half().cpu().numpy()
-            done += len(batch.images)
-        for array in arrays.values():
-            array.flush()
+                if first == 0:
+                    about = {"descr": "<f2", "fortran_order": False, "shape": (len(reader), *value.shape[1:])}
+                    np.lib.format.write_array_header_1_0(out[name], about)
+                out[name].write(value.clamp(-65504, 65504).half().cpu().numpy().tobytes())

@@ -22,9 +22,17 @@ from lowpose.teacher import Teacher, open_teacher_cache
 class Teaching:
     """Attributes: teacher, distillers (their bare module), curriculum (ETHT or None)."""
 
-    def __init__(self, config: RunConfig, student: PoseModel, data: PoseData, accelerator: Accelerator):
-        """Raises: LowposeError for a teacher or methods that do not fit the student, or a cache that does not fit the methods."""
+    def __init__(
+        self, config: RunConfig, student: PoseModel, data: PoseData, accelerator: Accelerator, began: dict[str, Any] | None = None
+    ):
+        """`began`: the state of the run that is continued, if any.
+
+        Raises: LowposeError for a teacher or methods that do not fit the student, a cache that does not fit the methods,
+            or another teacher than the run began with.
+        """
         self.teacher = Teacher(config.teacher, accelerator.device)
+        if began is not None and began["teacher"] != self.teacher.sha256:
+            raise LowposeError(f"{config.teacher.weights}: not the weights that this run began with; give another --out")
         self.teacher.check(config, student.skeleton)
         side = describe(student)
         self.distillers, self.curriculum = build_distillers(config.distill, side, self.teacher.side)
@@ -38,7 +46,9 @@ class Teaching:
         with accelerator.main_process_first():
             self.beside = open_teacher_cache(self.teacher, data, config, side, self.names) if self.cached else None
         if self.beside is None:
-            self.beside = _Live(self.teacher.reader(data, config))
+            self.beside = Live(self.teacher.reader(data, config))
+        else:
+            self.teacher.release()
 
     def _check_merged(self) -> None:
         for name, method in self.distillers.items():
@@ -50,7 +60,8 @@ class Teaching:
         """Gradients of the methods' parameters are averaged over processes, as the student's."""
         if sync_bn:
             convert_sync_batchnorm(self.distillers)
-        self._wrapped = accelerator.prepare(self.distillers)
+        if any(p.requires_grad for p in self.distillers.parameters()):
+            self._wrapped = accelerator.prepare(self.distillers)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -95,13 +106,10 @@ class Teaching:
         return {"teacher": self.teacher.sha256, "distillers": self.distillers.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises: LowposeError if the run had another teacher."""
-        if state["teacher"] != self.teacher.sha256:
-            raise LowposeError(f"{self.teacher.settings.weights}: not the weights that this run began with; give another --out")
         self.distillers.load_state_dict(state["distillers"])
 
 
-class _Live:
+class Live:
     """The teacher's own crop of each view."""
 
     def __init__(self, reader: CropReader):

@@ -38,7 +38,7 @@ from lowpose.nn.distill.base import Term
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.progress import Log, TrainingProgress
 from lowpose.samples import PoseData
-from lowpose.teaching import Teaching
+from lowpose.teaching import Live, Teaching
 
 log = logging.getLogger("lowpose")
 
@@ -84,8 +84,10 @@ class Run:
         if config.augment.flip and not self.data.skeleton.pairs and state is None:
             log.warning("skeleton '%s' has no left/right pairs: flipped views exchange no names", self.data.skeleton.name)
         prepare_model(model, self.t, self.accelerator.device)
-        self.teaching = Teaching(config, model, self.data, self.accelerator) if config.teacher else None
+        self.teaching = self._teaching(model, state) if config.teacher else None
         self.reader = self._reader()
+        if self.teaching and isinstance(self.teaching.beside, Live):
+            self.teaching.beside.reader.share_pictures(self.reader)
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
         optimizer = make_optimizer(model, self.t, self.teaching)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -110,6 +112,9 @@ class Run:
     def result(self) -> nn.Module:
         """The weights that are reported: the last EMA if there is one, never the best on validation."""
         return self.ema.module if self.ema else self.bare
+
+    def _teaching(self, student: PoseModel, state: dict[str, Any] | None) -> Teaching:
+        return Teaching(self.config, student, self.data, self.accelerator, state["teaching"] if state else None)
 
     def _reader(self) -> CropReader:
         c = self.config
@@ -331,7 +336,7 @@ def recipe_key(config: RunConfig) -> str:
         values["train"].pop(pace)
     values["data"].pop("root")
     if values["teacher"] is not None:  # its place may change; that it is the same one is checked by its content
-        values["teacher"] = {k: v for k, v in values["teacher"].items() if k not in ("weights", "cache")}
+        values["teacher"] = {k: v for k, v in values["teacher"].items() if k != "weights"}
     return json.dumps(values, sort_keys=True)
 
 

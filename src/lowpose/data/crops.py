@@ -51,7 +51,7 @@ class CropReader:
     ):
         self.data, self.settings, self.augment, self.cache = data, settings, augment, cache
         self.seed = seed if augment is None or augment.seed is None else augment.seed
-        self._last: tuple[str, np.ndarray] | None = None
+        self._last: dict[str, np.ndarray] = {}  # the picture that was read last
 
     def __len__(self) -> int:
         return len(self.data)
@@ -101,6 +101,12 @@ class CropReader:
         return cut(block_mean(self._picture(self.data.samples[index].image), max(factor, 1)), window)
 
     def _picture(self, key: str) -> np.ndarray:
-        if self._last is None or self._last[0] != key:  # neighbours in a split often share a picture
-            self._last = (key, self.data.read(key))
-        return self._last[1]
+        if key not in self._last:  # neighbours in a split often share a picture
+            picture = self.data.read(key)
+            self._last.clear()
+            self._last[key] = picture
+        return self._last[key]
+
+    def share_pictures(self, other: CropReader) -> None:
+        """Read each picture once for both: another reader that cuts the same persons in turn with this one."""
+        self._last = other._last

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from lowpose import registry
@@ -85,7 +86,7 @@ class Distillers(nn.ModuleDict):
 class Weighted(Strict):
     """What the settings of every method have."""
 
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 def build_distillers(settings: dict[str, dict[str, Any] | None], student: Side, teacher: Side) -> tuple[Distillers, Any]:

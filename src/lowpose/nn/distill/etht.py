@@ -6,8 +6,8 @@ Estimation, Sec. III-B.2, eq. 9 to 12, Table VII; after Z. Li et al.: Curriculum
 
 theta <- theta + xi eta dL/dtheta (eq. 11) in a plain SGD of its own: an adaptive optimizer would divide xi out again. No
 momentum, decay or clipping; not averaged by EMA. xi = func(T_i / T_max) rises with the share of training that is done (eq. 12);
-the paper does not name func, cosine is CTKD's. After each step theta is put back into its bounds; CTKD's temperatures are 1 to
-21.
+the paper does not name func, cosine is CTKD's. T_i is counted in steps here, in epochs there. After each step theta is put back
+into its bounds; CTKD's temperatures are 1 to 21.
 """
 
 from __future__ import annotations
