@@ -46,14 +46,18 @@ def sides(name: str, head: str) -> tuple[Side, Side]:
     return tuple(found)
 
 
-def applies(name: str, head: str) -> bool:
-    outputs = {"map", FEATURE} | ({"x", "y"} if head == "simcc" else set())
-    return set(registry.find("distill", name).make.student_needs) <= outputs
+def needs(name: str, settings: dict) -> list[str]:
+    """Outputs that a method reads; those of `sape` depend on its settings."""
+    return list(registry.find("distill", name).make.student_needs) or [settings.get("source", "map")]
+
+
+def applies(name: str, head: str, settings: dict) -> bool:
+    return set(needs(name, settings)) <= set(sides(name, head)[0].shapes)
 
 
 def every_case(fits: bool, reads=()):
-    chosen = [case for case in CASES if applies(case[0], case[2]) == fits]
-    chosen = [case for case in chosen if set(reads) <= set(registry.find("distill", case[0]).make.student_needs)]
+    chosen = [case for case in CASES if applies(case[0], case[2], case[1]) == fits]
+    chosen = [case for case in chosen if set(reads) <= set(needs(*case[:2]))]
     return pytest.mark.parametrize(
         "name,settings,head", chosen, ids=["-".join([n, h, *map(str, s.values())]) for n, s, h in chosen]
     )
@@ -92,12 +96,13 @@ def test_every_method_is_listed():
 
 
 def test_which_heads_each_method_applies_to():
-    """Feature alignments work with any head; alignments of classes where there are classes."""
+    """Feature alignments work with any head that has maps; alignments of classes where there are classes."""
     assert {"heatmap", "simcc", "udp"} <= set(HEADS)
     for name in ("sape", "fitnets", "fc_feature"):
-        assert all(applies(name, head) for head in HEADS)
+        assert all(applies(name, head, {}) for head in ("heatmap", "simcc", "udp"))
+    assert all(applies("sape", head, {"source": "feature"}) for head in HEADS)
     for name in ("cca", "kd", "fc_class"):
-        assert [head for head in HEADS if applies(name, head)] == ["simcc"]
+        assert applies(name, "simcc", {}) and not applies(name, "heatmap", {}) and not applies(name, "udp", {})
 
 
 @every_case(False)
@@ -105,11 +110,12 @@ def test_a_head_without_the_output_is_refused(name, settings, head):
     with pytest.raises(LowposeError) as error:
         make(name, settings, head)
     line = str(error.value)
-    assert line.startswith(f"distill.{name} needs the output 'x', and the student gives only ") and "map" in line
+    lacking = needs(name, settings)[0]
+    assert line.startswith(f"distill.{name} needs the output '{lacking}', and the student gives only ") and "feature" in line
     assert "\n" not in line
     student, _ = sides(name, "simcc")
     _, teacher = sides(name, head)
-    with pytest.raises(LowposeError, match=f"distill.{name} needs the output 'x', and the teacher gives only "):
+    with pytest.raises(LowposeError, match=f"distill.{name} needs the output '{lacking}', and the teacher gives only "):
         build_distillers({name: settings}, student, teacher)
 
 
@@ -303,8 +309,11 @@ def test_all_methods_together():
     assert feature.needs("student") == [FEATURE, "x", "y"]
 
 
-@pytest.mark.parametrize("student", HEADS)
-@pytest.mark.parametrize("teacher", HEADS)
+WITH_MAPS = [head for head in HEADS if applies("sape", head, {})]
+
+
+@pytest.mark.parametrize("student", WITH_MAPS)
+@pytest.mark.parametrize("teacher", WITH_MAPS)
 def test_any_head_learns_from_the_map_of_any_other(student, teacher):
     """SAPE between representations: the maps of the same keypoints."""
     sizes = sides("sape", student)[0], sides("sape", teacher)[1]
