@@ -49,7 +49,7 @@ SCRIPT = """
         run.step += 1
         gradients = {n: p.grad.clone().contiguous() for n, p in run.bare.named_parameters()}
         if run.teaching:
-            gradients |= {f"taught.{n}": p.grad.clone() for n, p in run.teaching.distillers.named_parameters()}
+            gradients |= {f"taught.{n}": p.grad.clone().contiguous() for n, p in run.teaching.distillers.named_parameters()}
         out.append(values | {"joints": float(batch.weight.sum()), "index": batch.index.tolist()})
         save_file(gradients, f"{folder}/gradients-{run.accelerator.process_index}-{step}.safetensors")
     weights = run.bare.state_dict() | (run.teaching.distillers.state_dict() if run.teaching else {})

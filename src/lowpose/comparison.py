@@ -102,7 +102,11 @@ def check_same_budget(configs: dict[str, RunConfig]) -> None:
         for key in ours:
             if ours[key] != theirs[key]:
                 name_of = key if "." in key else f"train.{key}"
-                right = "compare recipes of the same data" if key == "data" else f"give one budget, as {name_of}={theirs[key] if ours[key] is None else ours[key]}"
+                right = (
+                    "compare recipes of the same data"
+                    if key == "data"
+                    else f"give one budget, as {name_of}={theirs[key] if ours[key] is None else ours[key]}"
+                )
                 raise LowposeError(f"compare: {first} has {key} {ours[key]}, {name} has {theirs[key]}; {right}")
 
 
