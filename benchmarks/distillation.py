@@ -47,8 +47,7 @@ def work(way: str, recipe: str, overrides: list[str], pipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config, Path(folder))
         run.order.start, run.order.total = 0, 10**6
-        beside = {"beside": run.teaching.beside} if run.teaching else {}
-        batches = iter(training_loader(run.reader, run.order, 0, False, **beside))
+        batches = iter(training_loader(run.reader, run.order, 0, False, run.teaching and run.teaching.beside))
         run._set_training()
         params = sum(p.numel() for p in run.bare.parameters())
         macs = count(run.bare, config.input.size).macs

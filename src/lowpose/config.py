@@ -114,6 +114,10 @@ class ModelConfig(Strict):
     deconv: tuple[int, ...] = (256, 256, 256)
 
 
+# YAML reads a bare `no` as false
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)]
+
+
 def _named_weights(value: Any) -> Any:
     return {"weights": value} if isinstance(value, str) else value
 
@@ -126,7 +130,7 @@ class TeacherConfig(Strict):
 
     weights: str  # run folder or weights file
     # null: as its own recipe trained it (a GPU's fp16 is no on a CPU)
-    precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(lambda v: "no" if v is False else v)] = None
+    precision: Precision | None = None
     flip: bool = False  # its answer is averaged with that for the mirror image
     # answers for all views (augment.views) are computed once and kept beside the crop cache (cache.dir):
     # 'merged' to the student's bins, or 'full'
@@ -145,8 +149,7 @@ class TrainConfig(Strict):
     warmup_steps: int = Field(0, ge=0)
     clip: float | None = Field(None, gt=0)  # norm of all gradients
     ema: float | None = Field(None, gt=0, lt=1)
-    # YAML reads a bare `no` as false
-    precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)] = "no"
+    precision: Precision = "no"
     channels_last: bool = True
     compile: bool = False
     sync_bn: bool = False

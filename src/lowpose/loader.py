@@ -58,12 +58,8 @@ def collate(items: list[tuple[Crop, dict[str, np.ndarray]]]) -> PoseBatch:
 Beside = Callable[[int, int], dict[str, np.ndarray]]  # (index, epoch) -> arrays for `PoseBatch.teacher`
 
 
-def _nothing(index: int, epoch: int) -> dict[str, np.ndarray]:
-    return {}
-
-
 class _Views(Dataset):
-    def __init__(self, reader: CropReader, beside: Beside):
+    def __init__(self, reader: CropReader, beside: Beside | None):
         self.reader, self.beside = reader, beside
 
     def __len__(self) -> int:
@@ -71,7 +67,8 @@ class _Views(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Crop, dict[str, np.ndarray]]:
         epoch, index = key
-        return self.reader.crop(index, epoch), self.beside(index, epoch)
+        teacher = self.beside(index, epoch) if self.beside else {}
+        return self.reader.crop(index, epoch), teacher
 
 
 class TrainingOrder:
@@ -107,13 +104,13 @@ class TrainingOrder:
 
 
 def training_loader(
-    reader: CropReader, order: TrainingOrder, workers: int, pin: bool, beside: Beside = _nothing
+    reader: CropReader, order: TrainingOrder, workers: int, pin: bool, beside: Beside | None = None
 ) -> DataLoader[PoseBatch]:
     """Batches of the views that `order` names; `beside` gives what a teacher needs of each."""
     return _loader(reader, order, workers, pin, beside)
 
 
-def _loader(reader: CropReader, batches, workers: int, pin: bool = False, beside: Beside = _nothing) -> DataLoader:
+def _loader(reader: CropReader, batches, workers: int, pin: bool = False, beside: Beside | None = None) -> DataLoader:
     # a generator of its own: starting a loader would else take a number from torch's, which a resumed run starts once more
     own = torch.Generator()
     return DataLoader(

@@ -14,8 +14,6 @@ than their time-out, fill it with one process before (`lowpose train RECIPE --st
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,9 +26,10 @@ from rich.progress import track
 from torch import Tensor
 
 from lowpose import __version__
+from lowpose.cards import sha256
 from lowpose.checkpoint import load_model, weights_path
 from lowpose.config import RunConfig, TeacherConfig
-from lowpose.data.cache import facts_of, open_cache
+from lowpose.data.cache import cache_folder, facts_of, open_cache
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_json
@@ -52,7 +51,7 @@ class Teacher:
         """Raises: LowposeError for weights that are missing, damaged or do not fit, or a precision the device lacks."""
         self.settings, self.device = settings, device
         path = weights_path(settings.weights)
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sha256 = sha256(path)
         model, self.config = load_model(path)
         self.side = describe(model)
         self.model = model.to(device, memory_format=torch.channels_last).requires_grad_(False)
@@ -142,8 +141,7 @@ def open_teacher_cache(teacher: Teacher, data: PoseData, config: RunConfig, stud
     labels = {name: f"{name}-{bins[name]}" if name in bins else name for name in names}
     reader = teacher.reader(data, config)
     facts = _facts(teacher, data, config, reader)
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(config.cache.dir) / f"teacher-{data.kind}-{Path(data.split).stem}-{key}"
+    folder = cache_folder(Path(config.cache.dir), data, facts, "teacher-")
     write_json(folder / "manifest.json", facts)
     _fill(folder, teacher, reader, config, labels, bins)
     return TeacherCache(folder, labels, config.augment.views)

@@ -77,16 +77,25 @@ class Teaching:
             answers = self.teacher.answer(batch.teacher["images"], self.names)
         return self._wrapped(outputs, answers, weight)
 
-    def climb(self, scaler: Any, done: float, lr: float) -> None:
-        """The curriculum's step, after `backward` and before the student's. `scaler`: of fp16 gradients, or None."""
+    def zero_grad(self) -> None:
+        """Of what the curriculum learns; the rest is in the run's optimizer."""
+        if self.curriculum is not None:
+            self.curriculum.optimizer.zero_grad(set_to_none=True)
+
+    def climb(self, scaler: Any, done: float, lr: float) -> dict[str, float]:
+        """The curriculum's step, after `backward` and before the student's; returns what it has learned, by name.
+
+        `scaler`: of fp16 gradients, or None.
+        """
         if self.curriculum is None:
-            return
+            return {}
         self.curriculum.prepare(done, lr)
         if scaler is not None:
             scaler.step(self.curriculum.optimizer)  # not prepared: scaler.update() belongs to the student's step
         else:
             self.curriculum.optimizer.step()
         self.curriculum.bound()
+        return self.curriculum.values()
 
     def facts(self) -> dict[str, Any]:
         """For cards: which teacher, and how it answered."""

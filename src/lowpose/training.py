@@ -131,8 +131,7 @@ class Run:
         pin = self.accelerator.device.type == "cuda"
         self._set_training()
         with TrainingProgress(self.step, self.total, self.order.batch_size, self.accelerator.is_main_process) as progress:
-            beside = {"beside": self.teaching.beside} if self.teaching else {}
-            for batch in training_loader(self.reader, self.order, self.t.workers, pin, **beside):
+            for batch in training_loader(self.reader, self.order, self.t.workers, pin, self.teaching and self.teaching.beside):
                 terms, lr = self._step(batch.to(self.accelerator.device))
                 self.step += 1
                 progress.update(self.step, terms)
@@ -163,8 +162,8 @@ class Run:
         if self.step == 0 and len(batch.errors) == len(batch.images):
             raise LowposeError(f"no picture of the first batch can be read: {batch.errors[0]}")
         self.optimizer.zero_grad(set_to_none=True)
-        if self.teaching and self.teaching.curriculum:
-            self.teaching.curriculum.optimizer.zero_grad(set_to_none=True)
+        if self.teaching:
+            self.teaching.zero_grad()
         terms = compute_loss(self.model, self.bare.head, batch, self.accelerator.autocast, self.teaching)
         sums = [v.detach() for term in terms.values() for v in term]
         reduced = self.accelerator.reduce(torch.stack(sums), "sum").view(-1, 2)
@@ -176,9 +175,8 @@ class Run:
         if not math.isfinite(values["loss"]):
             self._refuse(values["loss"])
         self.accelerator.backward(loss)
-        if self.teaching and self.teaching.curriculum:
-            self.teaching.climb(self.accelerator.scaler, self.step / self.total, lr)
-            values |= self.teaching.curriculum.values()
+        if self.teaching:
+            values |= self.teaching.climb(self.accelerator.scaler, self.step / self.total, lr)
         if self.t.clip is not None:
             self.accelerator.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.t.clip)
         self.optimizer.step()

@@ -117,10 +117,15 @@ def open_cache(data: PoseData, settings: InputConfig, augment: AugmentConfig | N
     if config.reduced and settings.resample == "paper":
         raise LowposeError("cache.reduced stores averaged pixels, which 'resample: paper' does not read; use cache.reduced=false")
     facts = facts_of(data, settings, augment, config)
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(config.dir) / f"{data.kind}-{Path(data.split).stem}-{key}"
+    folder = cache_folder(Path(config.dir), data, facts)
     cache = _open(folder)
     return cache if cache is not None else _build(folder, facts, data, settings, augment, config)
+
+
+def cache_folder(root: Path, data: PoseData, facts: dict, prefix: str = "") -> Path:
+    """Where what depends on these facts is kept: PREFIX KIND-SPLIT-KEY, the key a hash of the facts."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return root / f"{prefix}{data.kind}-{Path(data.split).stem}-{key}"
 
 
 def _open(folder: Path) -> CropCache | None:

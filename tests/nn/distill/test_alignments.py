@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lowpose.errors import LowposeError
-from lowpose.nn.distill.base import Side, build_distillers
-from lowpose.nn.distill.kd import KD, KDConfig
+from lowpose.nn.distill.base import Side, Tempered, build_distillers
+from lowpose.nn.distill.kd import KD
 
 K = 3
 MAP, WANTED = (K, 3, 4), (K, 6, 12)
@@ -142,7 +142,7 @@ def test_kd_names_the_split_that_gives_the_same_classes(size, teacher_bins, spli
     assert str(error.value) == line + "or distill.cca, which aligns them"
     bins = [int(side * float(split)) for side in size]
     if bins == list(teacher_bins):
-        KD(KDConfig(), Side({"x": (K, bins[0]), "y": (K, bins[1])}, size), teacher)
+        KD(Tempered(), Side({"x": (K, bins[0]), "y": (K, bins[1])}, size), teacher)
 
 
 def maps(shape) -> Side:

@@ -26,6 +26,11 @@ class Term(NamedTuple):
     total: Tensor
     count: Tensor
 
+    @classmethod
+    def over(cls, values: Tensor, mask: Tensor) -> Term:
+        """Of one value per joint (B, K) or person (B,), those that `mask` names."""
+        return cls((values * mask).sum(), mask.sum())
+
 
 class Side(NamedTuple):
     """What a model answers for one crop: output name -> shape without the batch axis; its crop (width, height)."""
@@ -89,6 +94,12 @@ class Weighted(Strict):
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
+class Tempered(Weighted):
+    """Of methods that compare probabilities."""
+
+    temperature: float = Field(1.0, gt=0)
+
+
 def build_distillers(settings: dict[str, dict[str, Any] | None], student: Side, teacher: Side) -> tuple[Distillers, Any]:
     """The methods of a recipe's `distill` section for two models, and its curriculum (None if it names none).
 
@@ -116,11 +127,12 @@ def _build(name: str, values: dict[str, Any], student: Side, teacher: Side) -> D
     return entry.make(config, student, teacher)
 
 
-def output_shape(side: Side, name: str, method: str, whose: str) -> tuple[int, ...]:
-    """Shape of an output that a method needs. Raises: LowposeError if the model has none of this name."""
-    if name not in side.shapes:
-        raise LowposeError(f"distill.{method} needs the output '{name}', and the {whose} gives only {', '.join(side.shapes)}")
-    return side.shapes[name]
+def output_shapes(name: str, method: str, student: Side, teacher: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The student's and the teacher's shape of an output. Raises: LowposeError if one of them has none of this name."""
+    for side, whose in ((student, "student"), (teacher, "teacher")):
+        if name not in side.shapes:
+            raise LowposeError(f"distill.{method} needs the output '{name}', and the {whose} gives only {', '.join(side.shapes)}")
+    return student.shapes[name], teacher.shapes[name]
 
 
 @torch.no_grad()

@@ -16,16 +16,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape, visible_persons
+from lowpose.nn.distill.base import Distiller, Side, Tempered, Term, output_shapes, visible_persons
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
 
-class CCAConfig(Weighted):
-    temperature: float = Field(1.0, gt=0)
+class CCAConfig(Tempered):
     order: Literal["merge-first", "temper-first"] = "merge-first"
     masked: bool = True  # false: joints without a label are taught too, as released
 
@@ -43,23 +41,25 @@ class CCA(Distiller):
         self.every_bin = config.order == "temper-first"
         self.hyper("temperature", config.temperature)
         for axis in "xy":
-            for side, whose in ((student, "student"), (teacher, "teacher")):
-                output_shape(side, axis, "cca", whose)
+            output_shapes(axis, "cca", student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'cca': tau^2 KL(teacher || student) of both axes (eq. 7)."""
         mask = weight if self.config.masked else visible_persons(weight).unsqueeze(1).expand_as(weight)
-        total = sum((self._axis(student[axis], teacher[axis]) * mask).sum() for axis in "xy")
-        return {"cca": Term(total, mask.sum())}
+        return {"cca": Term.over(sum(self._axis(student[axis], teacher[axis]) for axis in "xy"), mask)}
 
     def _axis(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B, K) from logits (B, K, J) and (B, K, J')."""
         tau, bins = self.temperature, student.shape[-1]
         if self.config.order == "merge-first":
-            target = F.log_softmax(merge_bins(teacher, bins) / tau, dim=-1)
-        else:
-            target = merge_bins(teacher.float() / tau, bins)
-        return tau**2 * divergence(target, F.log_softmax(student.float() / tau, dim=-1))
+            return tempered_divergence(merge_bins(teacher, bins), student, tau)
+        return tau**2 * divergence(merge_bins(teacher.float() / tau, bins), F.log_softmax(student.float() / tau, dim=-1))
+
+
+def tempered_divergence(teacher: Tensor, student: Tensor, tau: Tensor) -> Tensor:
+    """(...) tau^2 KL(teacher || student) of logits (..., J), both at temperature tau (eq. 7)."""
+    target, answer = (F.log_softmax(logits.float() / tau, dim=-1) for logits in (teacher, student))
+    return tau**2 * divergence(target, answer)
 
 
 def divergence(target: Tensor, answer: Tensor) -> Tensor:

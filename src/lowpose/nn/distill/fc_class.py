@@ -7,42 +7,30 @@ teacher's answer cannot be changed by training; one layer per axis, shared by th
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape
-from lowpose.nn.distill.cca import divergence
+from lowpose.nn.distill.base import Distiller, Side, Tempered, Term, output_shapes
+from lowpose.nn.distill.cca import tempered_divergence
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
 
-class FCClassConfig(Weighted):
-    temperature: float = Field(1.0, gt=0)
-
-
-@register("distill", "fc_class", FCClassConfig)
+@register("distill", "fc_class", Tempered)
 class FCClass(Distiller):
     """Logits aligned by a linear layer per axis."""
 
     student_needs = teacher_needs = ("x", "y")
     every_bin = True
 
-    def __init__(self, config: FCClassConfig, student: Side, teacher: Side):
+    def __init__(self, config: Tempered, student: Side, teacher: Side):
         """Raises: LowposeError if a head does not classify coordinates."""
         super().__init__(config.weight)
         self.hyper("temperature", config.temperature)
-        bins = [
-            [output_shape(s, axis, "fc_class", w)[-1] for s, w in ((student, "student"), (teacher, "teacher"))] for axis in "xy"
-        ]
+        bins = [[shape[-1] for shape in output_shapes(axis, "fc_class", student, teacher)] for axis in "xy"]
         self.align = nn.ModuleDict({axis: nn.Linear(*pair) for axis, pair in zip("xy", bins, strict=True)})
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'fc_class': tau^2 KL(teacher || aligned student) of both axes, over labelled joints."""
-        tau = self.temperature
-        total = 0.0
-        for axis in "xy":
-            answer = F.log_softmax(self.align[axis](student[axis]).float() / tau, -1)
-            target = F.log_softmax(teacher[axis].float() / tau, -1)
-            total = total + (tau**2 * divergence(target, answer) * weight).sum()
-        return {"fc_class": Term(total, weight.sum())}
+        aligned = {axis: align(student[axis]) for axis, align in self.align.items()}
+        values = (tempered_divergence(teacher[axis], aligned[axis], self.temperature) for axis in "xy")
+        return {"fc_class": Term.over(sum(values), weight)}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowpose.errors import LowposeError
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape, visible_persons
+from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shapes, visible_persons
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
@@ -31,13 +31,12 @@ class FCFeature(Distiller):
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'fc_feature': squared distance of the maps, over persons."""
         distance = map_distance(self.align(student["map"].flatten(2)), teacher["map"].flatten(2))
-        mask = visible_persons(weight)
-        return {"fc_feature": Term((distance * mask).sum(), mask.sum())}
+        return {"fc_feature": Term.over(distance, visible_persons(weight))}
 
 
 def same_channels(method: str, student: Side, teacher: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of both keypoint maps. Raises: LowposeError if one has none, or they differ in channels."""
-    given, wanted = (output_shape(s, "map", method, w) for s, w in ((student, "student"), (teacher, "teacher")))
+    given, wanted = output_shapes("map", method, student, teacher)
     if given[0] != wanted[0]:
         raise LowposeError(f"distill.{method}: maps of {given[0]} and {wanted[0]} channels; they must be of the same keypoints")
     return given, wanted

@@ -37,5 +37,4 @@ class FitNets(Distiller):
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'fitnets': squared distance of the maps, over persons."""
         distance = map_distance(student["map"], self.down(teacher["map"]))
-        mask = visible_persons(weight)
-        return {"fitnets": Term((distance * mask).sum(), mask.sum())}
+        return {"fitnets": Term.over(distance, visible_persons(weight))}

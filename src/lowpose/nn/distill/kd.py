@@ -6,34 +6,28 @@ factor gives it the teacher's number of bins, this is the row 'Same Class Number
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from lowpose.errors import LowposeError
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, output_shape
-from lowpose.nn.distill.cca import divergence
+from lowpose.nn.distill.base import Distiller, Side, Tempered, Term, output_shapes
+from lowpose.nn.distill.cca import tempered_divergence
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
 
-class KDConfig(Weighted):
-    temperature: float = Field(1.0, gt=0)
-
-
-@register("distill", "kd", KDConfig)
+@register("distill", "kd", Tempered)
 class KD(Distiller):
     """Logit distillation between heads with the same bins."""
 
     student_needs = teacher_needs = ("x", "y")
     every_bin = True
 
-    def __init__(self, config: KDConfig, student: Side, teacher: Side):
+    def __init__(self, config: Tempered, student: Side, teacher: Side):
         """Raises: LowposeError if the numbers of bins differ."""
         super().__init__(config.weight)
         self.hyper("temperature", config.temperature)
         for axis, side in zip("xy", student.input_size, strict=True):
-            ours, theirs = (output_shape(s, axis, "kd", w)[-1] for s, w in ((student, "student"), (teacher, "teacher")))
+            ours, theirs = (shape[-1] for shape in output_shapes(axis, "kd", student, teacher))
             if ours != theirs:
                 raise LowposeError(
                     f"distill.kd: the student has {ours} bins in {axis}, the teacher {theirs}; "
@@ -42,7 +36,5 @@ class KD(Distiller):
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'kd': tau^2 KL(teacher || student) of both axes, over labelled joints."""
-        tau = self.temperature
-        pairs = [[F.log_softmax(side[axis].float() / tau, -1) for side in (teacher, student)] for axis in "xy"]
-        total = sum((tau**2 * divergence(*pair) * weight).sum() for pair in pairs)
-        return {"kd": Term(total, weight.sum())}
+        values = (tempered_divergence(teacher[axis], student[axis], self.temperature) for axis in "xy")
+        return {"kd": Term.over(sum(values), weight)}

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lowpose.errors import LowposeError
-from lowpose.nn.distill.base import FEATURE, Distiller, Side, Term, Weighted, output_shape, visible_persons
+from lowpose.nn.distill.base import FEATURE, Distiller, Side, Term, Weighted, output_shapes, visible_persons
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
@@ -60,7 +60,7 @@ class SAPE(Distiller):
         self.config = config
         name = FEATURE if config.source == "feature" else "map"
         self.student_needs = self.teacher_needs = (name,)
-        given, wanted = (output_shape(side, name, "sape", whose) for side, whose in ((student, "student"), (teacher, "teacher")))
+        given, wanted = output_shapes(name, "sape", student, teacher)
         if config.per == "joint" and config.source == "feature":
             raise LowposeError("distill.sape.per=joint: a backbone's feature has no joints; use source=map or per=person")
         if config.fusion != "sum" and given[1] * given[2] == 1:
@@ -84,7 +84,7 @@ class SAPE(Distiller):
         ours, theirs = (f.float().flatten(start) for f in (self.project(student[name]), teacher[name]))
         distance = 1 - F.cosine_similarity(ours, theirs, dim=-1)  # torch bounds the norms from below: dead projectors give 1
         mask = visible_persons(weight) if self.config.per == "person" else weight
-        return {"sape": Term((distance * mask).sum(), mask.sum())}
+        return {"sape": Term.over(distance, mask)}
 
 
 class Flatten(nn.Module):
