@@ -24,7 +24,7 @@ WAYS = {"student alone": "none", "live teacher": "live", "kept answers": "kept"}
 
 def settings(recipe: str, overrides: list[str], way: str):
     """The recipe of one way."""
-    from lowpose.config import load_config
+    from lowpose.recipe_files import load_config
 
     config = load_config(recipe, overrides)
     if way == "none":

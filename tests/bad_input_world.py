@@ -52,9 +52,9 @@ class Case:
 
 def build(folder: Path) -> None:
     """Write the world into an empty folder."""
-    from lowpose.config import load_config
     from lowpose.data import load_data
     from lowpose.images import write_image
+    from lowpose.recipe_files import load_config
     from lowpose.skeletons import COCO17
     from lowpose.training import train
 
@@ -161,8 +161,8 @@ def copy(source: str, target: str) -> Callable[[Path], None]:
 def hand(folder: Path) -> None:
     """hand.safetensors: weights for a skeleton that shares no keypoint with people."""
     from lowpose.checkpoint import save_weights
-    from lowpose.config import load_config
     from lowpose.nn.model import build_model
+    from lowpose.recipe_files import load_config
     from lowpose.skeletons import Skeleton
 
     config, skeleton = load_config(folder / "recipe.yaml"), Skeleton("hand", ("thumb", "index"))
@@ -174,7 +174,7 @@ def begun(folder: Path) -> None:
     import torch
 
     from lowpose.checkpoint import STATE
-    from lowpose.config import load_config
+    from lowpose.recipe_files import load_config
     from lowpose.training import train
 
     config = load_config(folder / "recipe.yaml", ["teacher=run", "distill.cca.weight=1"])

@@ -9,11 +9,12 @@ from functools import cache
 
 import torch
 
-from lowpose.config import ModelConfig, load_config
+from lowpose.config import ModelConfig
 from lowpose.nn.backbones import build_backbone
 from lowpose.nn.cost import Cost, count
 from lowpose.nn.distill.base import Side, describe
 from lowpose.nn.model import PoseModel, build_head
+from lowpose.recipe_files import load_config
 from lowpose.recipe_info import recipe_skeleton
 
 _MODELS: dict[tuple, PoseModel] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lowpose.config import RunConfig, apply_overrides, dump_config, load_config, portable, recipe_names
+from lowpose.config import RunConfig, dump_config, portable
 from lowpose.errors import LowposeError
 from lowpose.listing import list_recipes
+from lowpose.recipe_files import apply_overrides, load_config, recipe_names
 
 
 @pytest.fixture

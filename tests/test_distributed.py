@@ -23,7 +23,7 @@ SCRIPT = """
     torch.set_num_threads(1)
     from safetensors.torch import save_file
     import lowpose.training as loop
-    from lowpose.config import load_config
+    from lowpose.recipe_files import load_config
     from lowpose.loader import training_loader
 
     own = loop.training_data

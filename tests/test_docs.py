@@ -11,8 +11,8 @@ import typer
 import yaml
 
 from lowpose.cli import app
-from lowpose.config import load_config, recipe_names
 from lowpose.nn.model import build_model
+from lowpose.recipe_files import load_config, recipe_names
 from lowpose.skeletons import LSP14, Skeleton
 
 ROOT = Path(__file__).resolve().parents[1]

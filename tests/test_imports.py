@@ -13,7 +13,8 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics runtime predict sources boxes cards config registry files listing cli
+    geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
+    cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
     data.get
 """
@@ -57,7 +58,7 @@ def test_without_torch_training_is_one_line():
 # The rooms from top to bottom; modules of one line may use each other.
 ROOMS = [
     ["errors"],
-    ["registry", "files", "config", "skeletons", "geometry", "images", "samples"],
+    ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],

@@ -10,8 +10,8 @@ from recipe_models import cost_of, model_of, parts
 from typer.testing import CliRunner
 
 from lowpose.cli import app
-from lowpose.config import RECIPES, load_config, read_yaml, recipe_names
 from lowpose.listing import list_recipes
+from lowpose.recipe_files import RECIPES, load_config, read_yaml, recipe_names
 
 NAMES = recipe_names()
 PUBLISHED = [name for name in NAMES if name.split("/")[0] in ("coco", "mpii", "crowdpose")]

@@ -11,8 +11,8 @@ from recipe_models import cost_of, model_of, parts, side_of
 from typer.testing import CliRunner
 
 from lowpose.cli import app
-from lowpose.config import load_config, recipe_names
 from lowpose.nn.distill.base import build_distillers
+from lowpose.recipe_files import load_config, recipe_names
 
 TAUGHT = [name for name in recipe_names() if load_config(name).teacher]
 PAPERS = [name for name in TAUGHT if not name.startswith("lspet/")]

@@ -32,7 +32,7 @@ CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
 import lowpose.training as loop
-from lowpose.config import load_config
+from lowpose.recipe_files import load_config
 own = loop.Run._after_step
 def slow(self, *args):
     own(self, *args)
@@ -44,7 +44,7 @@ DIES_WHILE_SAVING = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 import lowpose.checkpoint as checkpoint, lowpose.training as loop
-from lowpose.config import load_config
+from lowpose.recipe_files import load_config
 own, calls = torch.save, []
 def save(state, path):
     calls.append(1)

@@ -16,10 +16,10 @@ from tiny import digest, tiny
 import lowpose
 from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, describe_weights, load_model, load_state, pack_weights
-from lowpose.config import load_config
 from lowpose.errors import LowposeError
 from lowpose.nn.cost import count
 from lowpose.progress import read_log
+from lowpose.recipe_files import load_config
 from lowpose.training import Run, make_optimizer, train
 
 EVERYTHING = CDKD | {"fitnets": {}, "fc_feature": {}, "fc_class": {"weight": 0.1}}

@@ -51,9 +51,9 @@ def model(tmp_path_factory) -> Path:
     import torch
 
     from lowpose.checkpoint import save_weights
-    from lowpose.config import load_config
     from lowpose.export import export_onnx
     from lowpose.nn.model import build_model
+    from lowpose.recipe_files import load_config
     from lowpose.skeletons import COCO17
 
     folder = tmp_path_factory.mktemp("model")

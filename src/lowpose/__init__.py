@@ -39,7 +39,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
     from lowpose.comparison import compare
-    from lowpose.config import RunConfig, load_config
+    from lowpose.config import RunConfig
     from lowpose.data import load_data
     from lowpose.draw import draw_poses
     from lowpose.errors import LowposeError
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lowpose.export import export_onnx
     from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
+    from lowpose.recipe_files import load_config
     from lowpose.recipe_info import info
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult

@@ -82,7 +82,7 @@ def _print_json(value: Any) -> None:
 
 def _command() -> str:
     """The command line, as a card states it; absolute paths are shortened to their last two parts."""
-    from lowpose.config import shorten_paths
+    from lowpose.recipe_files import shorten_paths
 
     return shlex.join(["lowpose", *map(shorten_paths, sys.argv[1:])])
 
@@ -162,7 +162,7 @@ def train(
     Weights, card, learning curve and logs go into the run folder. RECIPE is a name (see: lowpose recipes) or a YAML file,
     as in: lowpose train lspet/simcc_hrnet-w18-small_64 data.root=data/lsp train.epochs=30
     """
-    from lowpose.config import load_config
+    from lowpose.recipe_files import load_config
 
     config = load_config(recipe, overrides or [])  # a typing error should not wait for torch
     from lowpose.checkpoint import WEIGHTS
@@ -376,9 +376,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Report what is in a data set and what is wrong with it."""
-    from lowpose.config import apply_overrides
     from lowpose.data import parse_source
     from lowpose.data.check import check_data, print_report
+    from lowpose.recipe_files import apply_overrides
 
     kind, root = parse_source(source)
     chosen = apply_overrides({}, options or [])

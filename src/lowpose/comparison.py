@@ -15,13 +15,14 @@ import numpy as np
 
 from lowpose.cards import sha256
 from lowpose.checkpoint import WEIGHTS, describe_weights, load_model, weights_path
-from lowpose.config import RunConfig, load_config, parse_config
+from lowpose.config import RunConfig, parse_config
 from lowpose.errors import LowposeError
 from lowpose.evaluation import evaluate, instance_threshold, validation_data
 from lowpose.files import write_json, write_text
 from lowpose.metrics import Precision, has_precision, per_person, precision
 from lowpose.metrics.bootstrap import paired_difference, paired_stats_difference, ratio
 from lowpose.metrics.oks import coco_rows
+from lowpose.recipe_files import load_config
 from lowpose.training import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")

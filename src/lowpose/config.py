@@ -1,12 +1,10 @@
 """RunConfig: what a recipe may say. Strict: an unknown key is an error that offers the nearest one.
 
-A recipe is YAML. `base: NAME` (or a list) names recipes whose values it starts from; `key.sub=value`
-overrides come last. The resolved recipe is written into the run folder.
+How recipe files become one is `recipe_files`; the resolved recipe is written into the run folder.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,14 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from lowpose.errors import LowposeError, did_you_mean, yaml_problem
-
-RECIPES = Path(__file__).parent / "recipes"
-# overrides that leave a recipe the published row that it was
-HARMLESS = (
-    *("data.root=", "data.boxes=", "cache.", "teacher.weights=", "teacher.cache=", "eval.batch_size=", "train.seed="),
-    *("train.workers=", "train.save_every=", "train.log_every=", "train.eval_every=", "name="),
-)
+from lowpose.errors import LowposeError, did_you_mean
 
 
 class Strict(BaseModel):
@@ -118,7 +109,8 @@ class ModelConfig(Strict):
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)]
 
 
-def _named_weights(value: Any) -> Any:
+def named_weights(value: Any) -> Any:
+    """`teacher: PATH` is short for `teacher: {weights: PATH}`."""
     return {"weights": value} if isinstance(value, str) else value
 
 
@@ -199,7 +191,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     head: dict[str, Any] = Field(default_factory=lambda: {"name": "simcc"})  # 'name' and that head's settings
     init: str | None = None  # weights to start from; joints are matched by name
-    teacher: Annotated[TeacherConfig | None, BeforeValidator(_named_weights)] = None
+    teacher: Annotated[TeacherConfig | None, BeforeValidator(named_weights)] = None
     distill: dict[str, dict[str, Any] | None] = Field(default_factory=dict)  # method: its settings; null leaves one out
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -218,41 +210,6 @@ class RunConfig(Strict):
     def methods(self) -> list[str]:
         """Names in `distill` that are not left out by null."""
         return [name for name, settings in self.distill.items() if settings is not None]
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package, `DATA/METHOD_BACKBONE_SIZE`."""
-    found = (p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.yaml"))
-    return sorted(name for name in found if not name.startswith("_"))
-
-
-def load_config(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
-    """The recipe of this name or file, with `key.sub=value` overrides.
-
-    Raises: LowposeError for an unknown recipe or key (nearest name offered) or a value of the wrong kind.
-    """
-    values = _read_recipe(recipe)
-    published = "paper" in values
-    values = apply_overrides(values, overrides)
-    named = [item for item in overrides if item.startswith("teacher=") and "{" not in item]  # another file of the same teacher
-    changes = [item for item in overrides if not item.startswith(HARMLESS) and item not in named]
-    if published and changes:  # the row is of the recipe as it stands
-        values.pop("paper", None)
-        values["note"] = f"changed from {recipe}: {' '.join(map(shorten_paths, changes))}"
-    return parse_config(values, str(recipe))
-
-
-def apply_overrides(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """`values` with `key.sub=value` texts put in; the values are YAML."""
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise LowposeError(f"'{item}': an override is key=value, as train.epochs=10")
-        try:
-            _put(values, key.split("."), yaml.safe_load(text), item)
-        except yaml.YAMLError:
-            raise LowposeError(f"'{item}': the value is not YAML") from None
-    return values
 
 
 def parse_config(values: dict[str, Any], where: str) -> RunConfig:
@@ -292,70 +249,6 @@ def _keys_at(config_class: type[BaseModel], path: tuple) -> list[str]:
     return list(config_class.model_fields)
 
 
-def recipe_path(recipe: str | Path) -> Path:
-    """The YAML file of a recipe: a path, a run folder's recipe, or a name that ships with the package."""
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise LowposeError(f"{path}: no such recipe file")
-        return path
-    shipped = RECIPES / f"{recipe}.yaml"
-    if not shipped.is_file():
-        raise LowposeError(f"unknown recipe '{recipe}'{did_you_mean(str(recipe), recipe_names())} (see: lowpose recipes)")
-    return shipped
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise LowposeError(f"{path}: not YAML ({yaml_problem(e)})") from None
-    if not isinstance(values, dict):
-        raise LowposeError(f"{path}: a recipe is a mapping of keys to values")
-    return values
-
-
-def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
-    values = read_yaml(recipe_path(recipe))
-    if depth > 8:
-        raise LowposeError(f"{recipe}: 'base' recipes form a circle")
-    bases = values.pop("base", [])
-    merged: dict[str, Any] = {}
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise LowposeError(f"{recipe}: 'base' is the name of a recipe, or a list of names")
-    for base in bases:
-        beside = recipe_path(recipe).parent / base
-        inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
-        # what is derived from a published row is not that row
-        merged = _merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
-    if "teacher" in values:
-        values["teacher"] = _named_weights(values["teacher"])  # so that recipes and overrides can add keys to it
-    merged = _merge(merged, values)
-    if depth == 0 and "name" not in merged:
-        merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
-    return merged
-
-
-def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    out = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        # another head (or data kind) has other settings: nothing of the base's may leak into it
-        other = both and any(k in value and value[k] != out[key].get(k) for k in ("name", "kind"))
-        out[key] = _merge(out[key], value) if both and not other else value
-    return out
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:
-    for part in path[:-1]:
-        values[part] = {} if values.get(part) is None else values[part]
-        values = values[part]
-        if not isinstance(values, dict):
-            raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
-    values[path[-1]] = _named_weights(value) if path == ["teacher"] else value
-
-
 def from_scratch(config: RunConfig) -> RunConfig:
     """The same recipe without pretrained weights, to build a model that is filled or counted and needs no download."""
     return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
@@ -378,11 +271,6 @@ def portable(config: RunConfig) -> RunConfig:
             "teacher": t and t.model_copy(update={"weights": name(t.weights)}),
         }
     )
-
-
-def shorten_paths(word: str) -> str:
-    """A word of a command line with absolute paths cut to their last two parts, for cards."""
-    return re.sub(r"(^|[=:])(/[^\s:]*)", lambda m: m[1] + "/".join(Path(m[2]).parts[-2:]), word)
 
 
 def dump_config(config: RunConfig) -> str:

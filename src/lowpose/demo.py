@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lowpose.cards import interval
 from lowpose.checkpoint import WEIGHTS, load_model
-from lowpose.config import RunConfig, load_config
+from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.draw import contact_sheet
 from lowpose.evaluation import evaluate, predict_split, validation_data
@@ -22,6 +22,7 @@ from lowpose.loader import TrainingOrder, training_loader
 from lowpose.nn.model import build_model
 from lowpose.plots import learning_curve
 from lowpose.predict import predict_sources
+from lowpose.recipe_files import load_config
 from lowpose.runtime import load
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile

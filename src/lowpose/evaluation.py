@@ -15,7 +15,7 @@ from rich.progress import track
 
 from lowpose.cards import make_card, write_card
 from lowpose.checkpoint import describe_weights, load_model, weights_path
-from lowpose.config import DataConfig, RunConfig, apply_overrides, parse_config, shorten_paths
+from lowpose.config import DataConfig, RunConfig, parse_config
 from lowpose.data import load_data, parse_source
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
@@ -28,6 +28,7 @@ from lowpose.metrics.oks import coco_rows, instance_score
 from lowpose.nn.cost import count
 from lowpose.nn.heads.base import PoseHead
 from lowpose.nn.model import PoseModel, build_head
+from lowpose.recipe_files import apply_overrides, shorten_paths
 from lowpose.samples import PoseData, coco_result
 
 # what an override of `lowpose eval` may change

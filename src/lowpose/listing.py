@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowpose.config import load_config, recipe_names
+from lowpose.recipe_files import load_config, recipe_names
 
 
 def list_recipes() -> list[dict[str, Any]]:

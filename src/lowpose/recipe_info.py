@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lowpose import registry
-from lowpose.config import RunConfig, from_scratch, load_config
+from lowpose.config import RunConfig, from_scratch
 from lowpose.errors import LowposeError
 from lowpose.nn.cost import count
 from lowpose.nn.model import build_model
+from lowpose.recipe_files import load_config
 from lowpose.skeletons import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton, get_skeleton
 
 KIND_SKELETONS = {"coco": COCO17, "synthetic": COCO17, "crowdpose": CROWDPOSE14, "mpii": MPII16, "lsp": LSP14}
