@@ -14,7 +14,8 @@ from lowpose.cli import app
 from lowpose.nn.distill.base import build_distillers
 from lowpose.recipe_files import load_config, recipe_names
 
-TAUGHT = [name for name in recipe_names() if load_config(name).teacher]
+CONFIGS = {name: load_config(name) for name in recipe_names()}
+TAUGHT = [name for name, config in CONFIGS.items() if config.teacher and not config.model.tokens]
 PAPERS = [name for name in TAUGHT if not name.startswith("lspet/")]
 OWN = [name for name in TAUGHT if name.startswith("lspet/")]
 SHIPPED = "weights/lspet_simcc_hrnet-w18-small_128.safetensors"
