@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny
 
+import lowpose.explain
 from lowpose.checkpoint import save_weights
 from lowpose.cli import main
 from lowpose.data.crops import Crop
@@ -100,6 +101,34 @@ def test_pictures_beside_a_baseline_of_another_size_and_head(tmp_path):
     assert 5 * STEP < grid[0] < 9 * STEP and 2 * STEP < grid[1] < 3 * STEP
     with pytest.raises(LowposeError, match="baseline: no layer 'layer4'; known: head and paths of modules"):
         explain(student, baseline, layers=["layer4"])
+
+
+TOKENS = {"width": 16, "depth": 1, "mixer": {"name": "attention", "heads": 2}}
+
+
+def test_pictures_of_token_models(tmp_path, monkeypatch):
+    """A regression of patches beside token classes of a backbone: their visual tokens stand for what a head reads."""
+    captions = []
+    sheet = lowpose.explain.contact_sheet
+    monkeypatch.setattr("lowpose.explain.contact_sheet", lambda *a, **kw: (captions.append(a[3]), sheet(*a, **kw))[1])
+    bare = {"backbone": "none", "tokens": {**TOKENS, "patch": [8, 8]}}
+    student = run(tmp_path / "student", model=bare, head={"name": "regression"})
+    paths = explain(student, joints=["nose"], persons=3)
+    attention, grid = (read_image(p).shape for p in paths)
+    assert 3 * STEP < attention[0] < 6 * STEP and 2 * STEP < attention[1] < 3 * STEP, "the crop and the visual tokens"
+    assert 3 * STEP < grid[0] < 6 * STEP
+    assert "head: the visual tokens before their first layer; else" in captions[0]
+    other = run(tmp_path / "other", model={"backbone": "resnet18", "tokens": {**TOKENS, "patch": [2, 2]}})
+    paths = explain(student, other, ["nose"], persons=3, out=tmp_path / "both", method="hires-cam")
+    width = read_image(paths[0]).shape[1]
+    assert 7 * STEP < width < 8 * STEP, "the crop, then both sides of three layers"
+    assert "head: the visual tokens before their first layer; else" in captions[2]
+    maps = run(tmp_path / "maps", head={"name": "regression"})
+    explain(student, maps, ["nose"], ["head"], persons=3, out=tmp_path / "mixed")
+    said = "head: what the prediction head reads (baseline) and the visual tokens before their first layer (student); else"
+    assert said in captions[4]
+    with pytest.raises(LowposeError, match="student: no layer 'layer4'; did you mean 'tokens.layers'"):
+        explain(student, layers=["layer4"])
 
 
 def test_too_few_persons(tmp_path):

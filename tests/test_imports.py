@@ -62,7 +62,7 @@ ROOMS = [
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["loader", "checkpoint", "recipe_info", "plots"],
+    ["layers", "loader", "checkpoint", "recipe_info", "plots"],
     ["teacher"],
     ["nn.predictor", "evaluation"],
     ["teaching"],

@@ -29,7 +29,7 @@ _WHERE = {
     "info": "lowpose.recipe_info",
     "list_recipes": "lowpose.listing",
     "load": "lowpose.runtime",
-    "load_config": "lowpose.config",
+    "load_config": "lowpose.recipe_files",
     "load_data": "lowpose.data",
     "read_image": "lowpose.images",
     "train": "lowpose.training",

@@ -6,7 +6,7 @@ Nothing is ever unpickled: states are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lowpose import __version__
 from lowpose.config import RunConfig, from_scratch, parse_config, portable
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_bytes
+from lowpose.nn.mixers.gfl_static import Filtered
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.skeletons import Skeleton
 
@@ -138,11 +139,15 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
             f"{path}: weights for skeleton '{source.name}' ({', '.join(source.keypoints[:4])}, ...) share no keypoint "
             f"with '{model.skeleton.name}' ({', '.join(model.skeleton.keypoints[:4])}, ...)"
         )
+    for prefix, module in model.named_modules():
+        if isinstance(module, Filtered):  # filters follow the grid
+            state |= module.adapt(state, f"{prefix}.")
+    per_keypoint = {f"{prefix}.{name}": n for prefix in ("head", "tokens") for name, n in _per_keypoint(model, prefix)}
     missing, taken = [], 0
     with torch.no_grad():
         for name, own in model.state_dict().items():
             given = state.get(name)
-            groups = model.head.per_keypoint.get(name.removeprefix("head."))
+            groups = per_keypoint.get(name)
             if given is None:
                 missing.append(name)
             elif groups and given.shape[1:] == own.shape[1:] and len(given) == groups * len(source):
@@ -160,6 +165,10 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
     if taken == 0:
         raise LowposeError(f"{path}: none of its {len(state)} tensors fits this model; are they of another backbone?")
     return missing
+
+
+def _per_keypoint(model: PoseModel, part: str) -> Iterable[tuple[str, int]]:
+    return getattr(getattr(model, part), "per_keypoint", {}).items()
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

@@ -98,11 +98,49 @@ class CacheConfig(Strict):
         return self
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TokensConfig(Strict):
+    """A transformer over cells of the backbone's map and one token per keypoint (`lowpose.nn.tokens`)."""
+
+    patch: tuple[int, int] = (4, 4)  # steps of the map that make one token: width, height
+    width: int = Field(192, ge=4)  # of a token
+    depth: int = Field(12, ge=1)  # layers
+    mlp_ratio: float = Field(3.0, gt=0)
+    residual: Literal["double", "single"] = "double"
+    taps: tuple[int, ...] = ()  # layers whose keypoint tokens are joined for the head; default: the last
+    mixer: dict[str, Any] = Field(default_factory=lambda: {"name": "gfl-static"})  # 'name' and that mixer's settings
+
+    @model_validator(mode="after")
+    def _check(self) -> TokensConfig:
+        if min(self.patch) < 1:
+            raise ValueError(f"patch is width and height, 1 or more steps each, not {list(self.patch)}")
+        if self.width % 4:
+            raise ValueError(f"width must be a multiple of 4 (sines and cosines of row and column), not {self.width}")
+        if self.taps and (list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 1 or self.taps[-1] != self.depth):
+            raise ValueError(f"taps are rising layer numbers that end with the depth, {self.depth}, not {list(self.taps)}")
+        return self
+
+
 class ModelConfig(Strict):
-    backbone: str = "resnet18"  # any timm model that gives feature maps
+    backbone: str = "resnet18"  # any timm model that gives feature maps, or 'none': tokens of the picture itself
+    stages: int | None = Field(None, ge=1, le=4)  # HRNet only: how many are kept (default all); the last fuses into one branch
     pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
     neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
     deconv: tuple[int, ...] = (256, 256, 256)
+    # what takes the place of strided convolutions and pooling: 'mgil', 'spd', or a mapping of 'name' and its settings
+    downsampling: Annotated[dict[str, Any] | None, BeforeValidator(_named)] = None
+    tokens: TokensConfig | None = None  # null: the head reads the feature map
+
+    @model_validator(mode="after")
+    def _without_backbone(self) -> ModelConfig:
+        if self.backbone == "none" and self.tokens is None:
+            raise ValueError("backbone 'none' leaves the picture to tokens: give model.tokens, as model.tokens.patch=[8,8]")
+        if self.backbone == "none" and self.pretrained != "none":
+            raise ValueError("backbone 'none' has no weights: give model.pretrained=none")
+        return self
 
 
 # YAML reads a bare `no` as false

@@ -167,7 +167,7 @@ def measuring_config(own: RunConfig, overrides: tuple[str, ...] | list[str]) -> 
 
 def other_reading(model: PoseModel, config: RunConfig) -> PoseHead:
     """The trained head under other settings. Raises: LowposeError if they need other layers."""
-    head = build_head(config, model.backbone, model.skeleton)
+    head = build_head(config, model.head.feature_shape, model.skeleton)
     try:
         head.load_state_dict(model.head.state_dict())
     except RuntimeError:

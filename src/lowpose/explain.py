@@ -66,8 +66,9 @@ def explain(
     Args:
         weights: run folder or weights file. beside: those of a baseline with the same skeleton; its input size may differ.
         joints: keypoint names; default the head, the pelvis or a hip, and the left knee.
-        layers: 'head' (what the prediction head reads), a stage, as 'stage4' (its final convolution), or the dotted path
-            of a module that gives (B, C, h, w); default 'head' and the last two stages.
+        layers: 'head' (what the prediction head reads; of a token model the visual tokens before their first layer), a stage,
+            as 'stage4' (its final convolution), or the dotted path of a module that gives (B, C, h, w); default 'head' and
+            the last two stages.
         persons: in grid.png, with a baseline, 5/3 of them: also a third each that gain and lose most.
         out: folder, default that of the weights. source: 'KIND:ROOT', default the recipe's validation data.
         method: 'grad-cam', as published, or 'hires-cam', which says more of SimCC heads (see nn/attention.py).
@@ -186,7 +187,7 @@ def draw_attention(sides: list[Side], joints: list[str], chosen: dict[str, list[
             tiles[row * (1 + len(columns))] = overlay(crops[-1][p], None, joint, None, skeleton)
             titles[row * (1 + len(columns))] = f"{group}, error {100 * student.errors[i]:.1f}%"
     caption = (
-        f"Attention ({method}) of {_who(sides)} on {_where(student)}. head: what the prediction head reads; else the last "
+        f"Attention ({method}) of {_who(sides)} on {_where(student)}. head: {_at_head(sides)}; else the last "
         "convolution of a stage, or the module. Each map is scaled to its own maximum.\n"
         "Percent under a map: how much of it lies within an eighth of the crop of the labelled joint "
         f"({100 * np.pi * NEAR**2:.0f}% if it were even; none if unlabelled). "
@@ -221,6 +222,12 @@ def _who(sides: list[Side]) -> str:
         return f"{side.label + ' ' if side.label else ''}{side.config.name} ({width} x {height} pixels)"
 
     return " beside ".join(one(side) for side in reversed(sides))
+
+
+def _at_head(sides: list[Side]) -> str:
+    kinds = {side.model.tokens is not None: side.label for side in sides}
+    said = {False: "what the prediction head reads", True: "the visual tokens before their first layer"}
+    return " and ".join(f"{said[k]} ({label})" if len(kinds) > 1 else said[k] for k, label in sorted(kinds.items()))
 
 
 def _short(layer: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ KIND_SKELETONS = {"coco": COCO17, "synthetic": COCO17, "crowdpose": CROWDPOSE14,
 
 
 def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dict[str, Any]:
-    """name, params, params_by_part, macs (products, FFT counted), macs_by_part, norm_macs and the `paper` block.
+    """name, params, params_by_part, macs (products, FFT counted), macs_by_part, norm_macs and the `paper` block; with
+    `model.downsampling` also `replaced`: path, was, params_before and params_after of each replaced layer.
 
     Raises: LowposeError for an unknown recipe, backbone or head, or a size that does not fit.
     """
     config = load_config(recipe, list(overrides))
     skeleton = recipe_skeleton(config)
-    cost = count(build_model(from_scratch(config), skeleton), config.input.size)
+    model = build_model(from_scratch(config), skeleton)
+    cost = count(model, config.input.size)
     out = {
         "name": config.name,
         "size": list(config.input.size),
@@ -34,6 +37,8 @@ def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dic
         "macs_by_part": cost.macs_by_part,
         "norm_macs": cost.norm_macs,
     }
+    if model.backbone.replaced:
+        out["replaced"] = [asdict(layer) for layer in model.backbone.replaced]
     if config.paper is not None:
         out["paper"] = config.paper.model_dump(exclude_none=True)
     return out

@@ -31,6 +31,7 @@ class Entry:
 _PACKAGES = {
     "data": "lowpose.data",
     "head": "lowpose.nn.heads",
+    "mixer": "lowpose.nn.mixers",
     "distill": "lowpose.nn.distill",
     "curriculum": "lowpose.nn.distill",
 }

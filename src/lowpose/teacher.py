@@ -34,7 +34,7 @@ from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_json
 from lowpose.loader import evaluation_batches
-from lowpose.nn.distill.base import Side, describe
+from lowpose.nn.distill.base import INNER, Side, describe
 from lowpose.nn.distill.cca import merge_bins
 from lowpose.nn.heads.base import Outputs
 from lowpose.samples import PoseData
@@ -69,9 +69,9 @@ class Teacher:
         """The named outputs, float32, for crops (B, 3, H, W) of its own size."""
         dtype = DTYPES.get(self.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = self.model(images, feature="feature" in names)
+            outputs = self.model(images, inner=not INNER.isdisjoint(names))
             if self.settings.flip:
-                head = self.model.head  # only its outputs have a mirror image: 'feature' stays as it is
+                head = self.model.head  # only its outputs have a mirror image: what it reads stays as it is
                 mirrored = head.flip(self.model(images.flip(-1)))
                 own = {name: value for name, value in outputs.items() if name in mirrored}
                 outputs = outputs | head.merge(own, mirrored)

@@ -12,7 +12,7 @@ from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.loader import PoseBatch
-from lowpose.nn.distill.base import FEATURE, Term, build_distillers, describe
+from lowpose.nn.distill.base import INNER, Term, build_distillers, describe
 from lowpose.nn.heads.base import Outputs
 from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
@@ -37,7 +37,7 @@ class Teaching:
         side = describe(student)
         self.distillers, self.curriculum = build_distillers(config.distill, side, self.teacher.side)
         self.names = self.distillers.needs("teacher")
-        self.reads_feature = FEATURE in self.distillers.needs("student")
+        self.reads_inner = not INNER.isdisjoint(self.distillers.needs("student"))
         self.cached = config.teacher.cache != "none"
         if config.teacher.cache == "merged":
             self._check_merged()

@@ -261,7 +261,7 @@ def compute_loss(
 ) -> dict[str, Term]:
     """Named terms: those of the head, summed over the joints that carry weight, and those of the distillation methods."""
     with autocast():
-        outputs = model(batch.images, feature=True) if teaching and teaching.reads_feature else model(batch.images)
+        outputs = model(batch.images, inner=True) if teaching and teaching.reads_inner else model(batch.images)
     outputs = {name: value.float() for name, value in outputs.items()}
     targets, weight = head.targets(batch.keypoints, batch.weight)
     joints = weight.sum()

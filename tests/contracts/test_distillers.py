@@ -1,122 +1,104 @@
-"""What every registered distillation method promises, for every head that it applies to."""
+"""What every registered distillation method promises, for every head that it applies to, on feature maps and on tokens."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from distiller_worlds import (
+    BATCH,
+    CASES,
+    FIVE,
+    HEADS,
+    KINDS,
+    LARGE,
+    NAMES,
+    ON_TOKENS,
+    SMALL,
+    SPLIT,
+    TEACHERS,
+    K,
+    answers,
+    applies,
+    build_head,
+    every_case,
+    follow,
+    inner,
+    label,
+    labels,
+    lacking,
+    make,
+    side,
+    sides,
+    some,
+    taught,
+)
 from torch import nn
 
 from lowpose import registry
+from lowpose.config import TokensConfig
 from lowpose.errors import LowposeError
-from lowpose.nn.distill.base import FEATURE, Side, build_distillers, describe
+from lowpose.nn.distill.base import FEATURE, INNER, TOKENS, build_distillers, describe
 from lowpose.nn.distill.cca import merge_bins
 from lowpose.nn.model import PoseModel
-from lowpose.skeletons import Skeleton
-
-NAMES = registry.names("distill")
-HEADS = registry.names("head")
-SETTINGS = {  # beyond the defaults
-    "cca": [{"temperature": 4.0}, {"order": "temper-first", "temperature": 2.0}],
-    "kd": [{"temperature": 3.0}],
-    "fc_class": [{"temperature": 3.0}],
-    "sape": [{"projector": "flatten", "fusion": "deep"}, {"fusion": "sum", "per": "joint"}, {"source": "feature"}],
-}
-METHODS = [(name, settings) for name in NAMES for settings in [{}, *SETTINGS.get(name, [])]]
-CASES = [(name, settings, head) for name, settings in METHODS for head in HEADS]
-FIVE = Skeleton("five", tuple("abcde"), pairs=((0, 3),))
-K, BATCH = 5, 4
-SMALL, LARGE = ((32, 24), (6, 6, 8)), ((64, 48), (7, 12, 16))  # crop (width, height); backbone's feature
-SPLIT = {"kd": 4.0}  # of the student, so that both have as many classes; 2 elsewhere
-
-
-def build_head(name: str, which, split: float = 2.0) -> nn.Module:
-    size, feature = which
-    entry = registry.find("head", name)
-    return entry.make(entry.config(**({"split": split} if name == "simcc" else {})), feature, size, FIVE)
-
-
-def sides(name: str, head: str) -> tuple[Side, Side]:
-    """What a student and its teacher with this head answer, found by asking them."""
-    found = []
-    for which, split in ((SMALL, SPLIT.get(name, 2.0)), (LARGE, 2.0)):
-        with torch.no_grad():
-            outputs = build_head(head, which, split)(torch.zeros(1, *which[1]))
-        found.append(Side({**{n: tuple(v.shape[1:]) for n, v in outputs.items()}, FEATURE: which[1]}, which[0]))
-    return tuple(found)
-
-
-def needs(name: str, settings: dict) -> list[str]:
-    """Outputs that a method reads; those of `sape` depend on its settings."""
-    return list(registry.find("distill", name).make.student_needs) or [settings.get("source", "map")]
-
-
-def applies(name: str, head: str, settings: dict) -> bool:
-    return set(needs(name, settings)) <= set(sides(name, head)[0].shapes)
-
-
-def every_case(fits: bool, reads=()):
-    chosen = [case for case in CASES if applies(case[0], case[2], case[1]) == fits]
-    chosen = [case for case in chosen if set(reads) <= set(needs(*case[:2]))]
-    return pytest.mark.parametrize(
-        "name,settings,head", chosen, ids=["-".join([n, h, *map(str, s.values())]) for n, s, h in chosen]
-    )
-
-
-def make(name: str, settings: dict, head: str, **more):
-    torch.manual_seed(0)
-    return build_distillers({name: {**settings, **more}}, *sides(name, head))[0]
-
-
-def answers(name: str, head: str, seed: int = 0, batch: int = BATCH) -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        {n: 2 * torch.randn(batch, *shape, generator=generator) for n, shape in side.shapes.items()} for side in sides(name, head)
-    ]
-
-
-def labels(seed: int = 0) -> torch.Tensor:
-    """(B, K) some joints have none, and the second person has no joint at all."""
-    weight = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (BATCH, K))).float()
-    weight[0, 0], weight[1] = 1.0, 0.0
-    return weight
-
-
-def follow(outputs: dict[str, torch.Tensor], names) -> dict[str, torch.Tensor]:
-    for n in names:
-        outputs[n].requires_grad_()
-    return outputs
+from lowpose.nn.tokens import TokenEncoder
 
 
 def test_every_method_is_listed():
-    assert {"cca", "fc_class", "fc_feature", "fitnets", "kd", "sape"} <= set(NAMES)
+    known = {"cca", "fc_class", "fc_feature", "fitnets", "kd", "sape"}
+    tokens = {"heatmap_marginals", "keypoint_tokens", "predicted_score", "simulated_heatmap", "visual_tokens"}
+    assert known | tokens <= set(NAMES)
     for name in NAMES:
         entry = registry.find("distill", name)
         assert entry.summary and entry.config().weight == 1.0
 
 
 def test_which_heads_each_method_applies_to():
-    """Feature alignments work with any head that has maps; alignments of classes where there are classes."""
-    assert {"heatmap", "simcc", "udp"} <= set(HEADS)
+    """Feature alignments with any head that has maps; alignments of classes where there are classes; of tokens, on tokens."""
+    assert {"heatmap", "regression", "simcc", "udp"} <= set(HEADS)
     for name in ("sape", "fitnets", "fc_feature"):
-        assert all(applies(name, head, {}) for head in ("heatmap", "simcc", "udp"))
-    assert all(applies("sape", head, {"source": "feature"}) for head in HEADS)
-    for name in ("cca", "kd", "fc_class"):
-        assert applies(name, "simcc", {}) and not applies(name, "heatmap", {}) and not applies(name, "udp", {})
+        found = {kind for kind in KINDS if applies(name, kind, {})}
+        assert {"heatmap", "simcc", "udp", "heatmap-tokens"} <= found
+        assert not {"regression", "regression-tokens", "simcc-tokens"} & found
+    assert all(applies("sape", kind, {"source": "feature"}) for kind in KINDS)
+    for name in ("cca", "kd", "fc_class", "heatmap_marginals"):
+        found = {kind for kind in KINDS if applies(name, kind, {})}
+        assert {"simcc", "simcc-tokens"} <= found and not {"heatmap", "udp", "regression", "heatmap-tokens"} & found
+    for name in ("keypoint_tokens", "visual_tokens"):
+        assert {kind for kind in KINDS if applies(name, kind, {})} == set(ON_TOKENS)
+    for name in ("predicted_score", "simulated_heatmap"):
+        found = {kind for kind in KINDS if applies(name, kind, {})}
+        assert {"regression", "regression-tokens"} <= found and not {"heatmap", "simcc", "udp"} & found
 
 
 @every_case(False)
-def test_a_head_without_the_output_is_refused(name, settings, head):
+def test_a_student_without_the_output_is_refused(name, settings, head):
     with pytest.raises(LowposeError) as error:
         make(name, settings, head)
-    line = str(error.value)
-    lacking = needs(name, settings)[0]
-    assert line.startswith(f"distill.{name} needs the output '{lacking}', and the student gives only ") and "feature" in line
+    line, (missing, *_) = str(error.value), lacking(name, settings, "student", side(head, SMALL))
+    assert line.startswith(f"distill.{name} needs the output '{missing}', and the student gives only ") and "feature" in line
     assert "\n" not in line
-    student, _ = sides(name, "simcc")
-    _, teacher = sides(name, head)
-    with pytest.raises(LowposeError, match=f"distill.{name} needs the output '{lacking}', and the teacher gives only "):
-        build_distillers({name: settings}, student, teacher)
+
+
+UNFIT = [case for case in CASES if lacking(*case[:2], "teacher", side(case[2], LARGE))]
+
+
+@pytest.mark.parametrize("name,settings,head", UNFIT, ids=map(label, UNFIT))
+def test_a_teacher_without_the_output_is_refused(name, settings, head):
+    student = next(kind for kind in KINDS if applies(name, kind, settings))
+    (missing, *_) = lacking(name, settings, "teacher", side(head, LARGE))
+    with pytest.raises(LowposeError) as error:
+        build_distillers({name: settings}, side(student, SMALL), side(head, LARGE))
+    line = str(error.value)
+    assert line.startswith(f"distill.{name} needs the output '{missing}', and the teacher gives only ") and "\n" not in line
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_keypoint_map_that_is_no_heatmap_is_refused(name):
+    """SimCC's map before its classifiers has the shape of a heatmap, and its values mean nothing."""
+    student = next(kind for kind in KINDS if applies(name, kind, {}))
+    with pytest.raises(LowposeError) as error:
+        build_distillers({name: {}}, side(student, SMALL), side("simcc", LARGE))
+    assert str(error.value) == f"distill.{name} needs a teacher of head.name=heatmap; this one classifies coordinates"
 
 
 @every_case(True)
@@ -151,25 +133,39 @@ def test_every_parameter_and_the_student_get_a_gradient(name, settings, head):
     sum(total / count for total, count in method(student, teacher, labels(1)).values()).backward()
     for n, p in method.named_parameters():
         assert p.requires_grad and p.grad is not None and torch.isfinite(p.grad).all() and (p.grad != 0).any(), n
-    for n in method.needs("student"):
+    for n in taught(name, method):
         grad = student[n].grad
         assert torch.isfinite(grad).all() and all((g != 0).any() for g in grad[[0, 2, 3]])
+    assert all(student[n].grad is None for n in set(method.needs("student")) - set(taught(name, method)))
     assert not any(v.requires_grad or v.grad is not None for v in teacher.values())
+
+
+ROWS = {"xy": slice(2), "score": slice(2, 3), "sigma": slice(3, 5)}  # of a map's last convolution, for a keypoint
 
 
 @every_case(True)
 def test_the_gradient_reaches_the_students_head(name, settings, head):
-    """Through the outputs of a head, into its parameters and its feature."""
+    """Through the outputs of a head, into its parameters and what it reads; or into that directly, where it is what is read."""
     student = build_head(head, SMALL, SPLIT.get(name, 2.0))
-    nn.init.normal_(student.final.weight, std=0.5)
-    feature = torch.randn(BATCH, *SMALL[1], generator=torch.Generator().manual_seed(2), requires_grad=True)
+    for matrix in student.parameters():
+        if matrix.ndim > 1:
+            nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5)
+    generator = torch.Generator().manual_seed(2)
+    before = {n: torch.randn(BATCH, *shape, generator=generator, requires_grad=True) for n, shape in inner(head, SMALL).items()}
+    given = list(before.values())[-1]
     method, teacher = make(name, settings, head), answers(name, head, 2)[1]
-    outputs = {**student(feature), FEATURE: feature}
+    outputs = {**student(given), **before}
     sum(total / count for total, count in method(outputs, teacher, torch.ones(BATCH, K)).values()).backward()
-    assert (feature.grad != 0).flatten(1).any(1).all()
-    reads = method.needs("student")
-    if reads != [FEATURE]:
-        assert (student.final.weight.grad[:K] != 0).flatten(1).any(1).all()  # of every keypoint
+    reads = taught(name, method)
+    if set(reads) <= INNER:
+        assert all((before[n].grad != 0).flatten(1).any(1).all() for n in reads)
+        return
+    assert (given.grad != 0).flatten(1).any(1).all()
+    if head in ON_TOKENS:
+        assert (given.grad != 0).any(-1).all()  # every keypoint's token
+    else:
+        rows = student.final.weight.grad.unflatten(0, (-1, K))
+        assert all((rows[ROWS.get(n, slice(1))] != 0).flatten(2).any(2).all() for n in reads)  # of every keypoint
     if "x" in reads:
         assert (student.to_x.weight.grad != 0).any() and (student.to_y.weight.grad != 0).any()
 
@@ -182,7 +178,7 @@ def test_what_has_no_label_does_not_count(name, settings, head):
     weight = labels(3)
     terms = method(student, teacher, weight)
     sum(total for total, _ in terms.values()).backward()
-    for n in method.needs("student"):
+    for n in taught(name, method):
         assert (student[n].grad[1] == 0).all()
     for outputs in (student, teacher):
         for value in outputs.values():
@@ -195,7 +191,7 @@ def test_what_has_no_label_does_not_count(name, settings, head):
     nobody = method(student, teacher, torch.zeros(BATCH, K))
     sum(total for total, _ in nobody.values()).backward()
     assert all(total == 0 and count == 0 for total, count in nobody.values())
-    assert all((student[n].grad == 0).all() for n in method.needs("student"))
+    assert all((student[n].grad == 0).all() for n in taught(name, method))
 
 
 @every_case(True)
@@ -222,7 +218,7 @@ def test_a_batch_of_one_in_training(name, settings, head):
     terms = method(student, teacher, torch.ones(1, K))
     sum(total for total, _ in terms.values()).backward()
     assert all(torch.isfinite(total) and total > 0 for total, _ in terms.values())
-    assert all(torch.isfinite(student[n].grad).all() and (student[n].grad != 0).any() for n in method.needs("student"))
+    assert all(torch.isfinite(student[n].grad).all() and (student[n].grad != 0).any() for n in taught(name, method))
 
 
 @every_case(True)
@@ -234,7 +230,7 @@ def test_the_weight_multiplies(name, settings, head):
         assert many[n].count == one[n].count
 
 
-@every_case(True, reads="xy")
+@every_case(True, merged="xy")
 def test_merged_answers_are_enough_unless_every_bin_is_read(name, settings, head):
     """A cache of the teacher's bins merged to the student's, in fp16, gives the same loss, or the method says no."""
     method = make(name, settings, head).eval()
@@ -294,29 +290,56 @@ def test_unknown_keys_are_refused_with_the_nearest(name):
     assert str(error.value) == f"unknown key 'distill.{name}z'; did you mean '{name}'?"
 
 
-def test_all_methods_together():
+@pytest.mark.parametrize(
+    "student,teacher,least,reads,theirs",
+    [
+        ("simcc", "simcc", {"cca", "fc_class", "fc_feature", "fitnets", "sape"}, ["map", "x", "y"], ["map", "x", "y"]),
+        (
+            "regression-tokens",
+            "heatmap-tokens",
+            {"keypoint_tokens", "visual_tokens", "simulated_heatmap", "predicted_score"},
+            [FEATURE, TOKENS, "score", "sigma", "xy"],
+            [FEATURE, TOKENS, "map"],
+        ),
+        (
+            "simcc-tokens",
+            "heatmap-tokens",
+            {"keypoint_tokens", "visual_tokens", "heatmap_marginals"},
+            [FEATURE, TOKENS, "x", "y"],
+            [FEATURE, TOKENS, "map"],
+        ),
+    ],
+)
+def test_all_methods_together(student, teacher, least, reads, theirs):
     """Each keeps its own term and weight; what they read is what any of them reads."""
-    names = [name for name in NAMES if name != "kd"]  # for which the classes must agree
-    distillers = build_distillers({name: {"weight": 0.5} for name in names}, *sides("cca", "simcc"))[0].eval()
-    student, teacher = answers("cca", "simcc", 10)
-    together = distillers(student, teacher, labels(10))
+    found = side(student, SMALL), side(teacher, LARGE)
+    names = [n for n in NAMES if not lacking(n, {}, "student", found[0]) and not lacking(n, {}, "teacher", found[1])]
+    names = [n for n in names if n != "kd" and TEACHERS.get(n, teacher) == teacher.removesuffix("-tokens" * (n in TEACHERS))]
+    assert least <= set(names)  # kd: the classes must agree
+    distillers = build_distillers({name: {"weight": 0.5} for name in names}, *found)[0].eval()
+    generator = torch.Generator().manual_seed(10)
+    ours, answer = (some(one, generator) for one in found)
+    together = distillers(ours, answer, labels(10))
     assert set(together) == set(names)
     for name in names:
-        total, _ = distillers[name](student, teacher, labels(10))[name]
+        total, _ = distillers[name](ours, answer, labels(10))[name]
         torch.testing.assert_close(together[name].total, 0.5 * total)
-    assert distillers.needs("student") == distillers.needs("teacher") == ["map", "x", "y"]
+    assert distillers.needs("student") == reads and distillers.needs("teacher") == theirs
+
+
+def test_what_is_read_depends_on_the_settings():
     feature = build_distillers({"sape": {"source": "feature"}, "cca": {}}, *sides("cca", "simcc"))[0]
     assert feature.needs("student") == [FEATURE, "x", "y"]
 
 
-WITH_MAPS = [head for head in HEADS if applies("sape", head, {})]
+WITH_MAPS = [kind for kind in KINDS if applies("sape", kind, {})]
 
 
 @pytest.mark.parametrize("student", WITH_MAPS)
 @pytest.mark.parametrize("teacher", WITH_MAPS)
 def test_any_head_learns_from_the_map_of_any_other(student, teacher):
     """SAPE between representations: the maps of the same keypoints."""
-    sizes = sides("sape", student)[0], sides("sape", teacher)[1]
+    sizes = side(student, SMALL), side(teacher, LARGE)
     method = build_distillers({"sape": {}}, *sizes)[0]
     outputs = [answers("sape", student, 11)[0], answers("sape", teacher, 11)[1]]
     total, count = method(*outputs, torch.ones(BATCH, K))["sape"]
@@ -334,12 +357,14 @@ class Backbone(nn.Module):
         return self.layers(images)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", KINDS)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_model_is_described_without_a_trace(head, training):
-    model = PoseModel(Backbone(), build_head(head, SMALL), FIVE).train(training)
+    settings = TokensConfig(patch=(2, 2), width=SMALL.visual[0], depth=1)
+    tokens = TokenEncoder(settings, SMALL.feature[0], SMALL.feature[:0:-1], K) if head in ON_TOKENS else None
+    model = PoseModel(Backbone(), build_head(head, SMALL), FIVE, tokens).train(training)
     before = {n: v.clone() for n, v in model.state_dict().items()}
-    side = describe(model)
-    assert side.input_size == SMALL[0] and side.shapes == sides("cca", head)[0].shapes
+    found = describe(model)
+    assert found.input_size == SMALL.size and found.shapes == side(head, SMALL).shapes
     assert model.training == model.backbone.layers[1].training == training
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())

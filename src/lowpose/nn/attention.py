@@ -5,10 +5,12 @@ Networks via Gradient-based Localization. ICCV 2017, arXiv:1610.02391): channels
 HiResCAM (R. L. Draelos, L. Carin: Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
 networks. arXiv:2011.08891): every position weighted by its own gradient.
 
-The score that is explained is the joint's own answer: the logits of the two predicted bins, or the peak of its map.
-"head" is the feature that the prediction head reads. There Grad-CAM of a heatmap is the heatmap; of SimCC it is the joint's
-channel times the mean of a row of weights, whose sign is arbitrary: it may show all but the joint, where HiResCAM shows what
-each position adds to the logits. SimCC's channels need not lie over the joint either: its linear layers undo any shift.
+The score that is explained is the joint's own answer: the logits of the two predicted bins, the peak of its map, or the score
+of a regressed joint, which says where it is sure of itself and not what moves the joint.
+"head" is the feature that the prediction head reads; of a token model, whose head reads no map, the visual tokens before
+their first layer. Over a map, Grad-CAM of a heatmap is the heatmap; of SimCC it is the joint's channel times the mean of a
+row of weights, whose sign is arbitrary: it may show all but the joint, where HiResCAM shows what each position adds to the
+logits. SimCC's channels need not lie over the joint either: its linear layers undo any shift.
 Of HRNet's stages the map is taken in the branch of the highest resolution.
 """
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.backbones.hrnet import HRNetPose
+from lowpose.nn.backbones.timm_features import Picture
 from lowpose.nn.heads.base import Outputs
 from lowpose.nn.model import PoseModel
 
@@ -42,15 +45,19 @@ def cam_class(method: str) -> Any:
 
 
 def joint_scores(outputs: Outputs) -> Tensor:
-    """What a head answers for each joint, (B, K): logits of the predicted bins, x plus y, or the peak of its map.
+    """What a head answers for each joint, (B, K): logits of the predicted bins, x plus y, the peak of its map, or its score.
 
-    Raises: LowposeError for a head that gives neither.
+    Raises: LowposeError for a head that gives none of them.
     """
     if "x" in outputs and "y" in outputs:
         return outputs["x"].amax(-1) + outputs["y"].amax(-1)
     if "map" in outputs:
         return outputs["map"].flatten(2).amax(-1)
-    raise LowposeError(f"a head that gives {', '.join(outputs)} has no attention maps yet: they need 'x' and 'y', or 'map'")
+    if "score" in outputs:
+        return outputs["score"]
+    raise LowposeError(
+        f"a head that gives {', '.join(outputs)} has no attention maps yet: they need 'x' and 'y', 'map', or 'score'"
+    )
 
 
 class _Scores(nn.Module):
@@ -95,7 +102,7 @@ def layer_paths(model: PoseModel, names: Iterable[str] | None, where: str = "mod
 
     Raises: LowposeError for an unknown name (nearest offered), or a module whose output is no feature map or not used.
     """
-    known = {HEAD: "backbone"} | _stages(model)
+    known = {HEAD: "backbone" if model.tokens is None else "tokens.embed"} | _stages(model)
     if names is None:
         return {name: known[name] for name in [HEAD, *list(known)[:0:-1][:2]]}
     names = list(dict.fromkeys(names))
@@ -120,11 +127,15 @@ def layer_paths(model: PoseModel, names: Iterable[str] | None, where: str = "mod
 def _stages(model: PoseModel) -> dict[str, str]:
     """Stages of the backbone in their order -> path of the final convolution (of HRNet: of the first branch).
 
-    Stages without a convolution have none. One that gives a single cell (squeeze and excite) is taken only if all do.
+    Stages without a convolution have none, and neither has a picture without a backbone. One that gives a single cell (squeeze
+    and excite) is taken only if all do.
     """
     body = model.backbone.body
+    if isinstance(body, Picture):
+        return {}
     if isinstance(body, HRNetPose):
-        parts = {f"stage{n}": f"stage{n}.{len(getattr(body, f'stage{n}')) - 1}.branches.0" for n in (2, 3, 4)}
+        kept = {f"stage{n}": getattr(body, f"stage{n}") for n in range(2, body.stages + 1)}
+        parts = {name: f"{name}.{len(stage) - 1}.branches.0" for name, stage in kept.items()}
     else:
         inner = dict(body.named_modules())
         tapped = [entry["module"] for entry in body.net.feature_info.info]

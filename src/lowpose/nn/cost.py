@@ -6,6 +6,8 @@ The rule of counting:
   (5 N log2 N floating-point operations / 2: the count that FFTW's authors use for complex transforms). torch itself
   counts a Fourier transform as nothing.
 - `norm_macs`: one per element that a batch, layer, group or instance normalisation puts out (scale and shift); not in `macs`.
+- `published_macs`: `macs`, but a global filter's transforms count H W C log2(H W) each, FFT or DCT and however they are computed,
+  plus `norm_macs`: how the tables of the global filters' paper come out.
 - Nothing else (activations, pooling, sums, softmax, interpolation) is counted.
 """
 
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from lowpose.nn.mixers.spectra import Spectrum
 
 aten = torch.ops.aten
 
@@ -30,6 +34,7 @@ class Cost:
     macs: int
     macs_by_part: dict[str, int]
     norm_macs: int
+    published_macs: int
 
 
 def count(model: nn.Module, size: tuple[int, int], batch: int = 1) -> Cost:
@@ -51,10 +56,10 @@ def count(model: nn.Module, size: tuple[int, int], batch: int = 1) -> Cost:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, training in modes:
             module.training = training
-    return _summary(model, counter.get_flop_counts())
+    return _summary(model, counter.get_flop_counts(), batch)
 
 
-def _summary(model: nn.Module, flops: dict[str, dict]) -> Cost:
+def _summary(model: nn.Module, flops: dict[str, dict], batch: int) -> Cost:
     root = type(model).__name__
     parts = _parts(model)
     macs = {part: _macs(flops.get(f"{root}.{path}", {})) for part, path in parts.items()}
@@ -69,7 +74,12 @@ def _summary(model: nn.Module, flops: dict[str, dict]) -> Cost:
         if total != sum(table.values()):
             table["other"] = total - sum(table.values())
     norms = sum(n for op, n in flops.get("Global", {}).items() if op in _NORMS) // 2
-    return Cost(total_params, params, total_macs, macs, norms)
+    published = total_macs + norms
+    for path, module in model.named_modules():
+        if isinstance(module, Spectrum):
+            calls = flops.get(f"{root}.{path}", {})
+            published += module.published_macs(batch) - _macs(calls)
+    return Cost(total_params, params, total_macs, macs, norms, published)
 
 
 def _parts(model: nn.Module) -> dict[str, str]:

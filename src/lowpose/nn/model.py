@@ -1,4 +1,4 @@
-"""PoseModel = backbone + head: crops in, keypoints out. The model normalises its pictures itself."""
+"""PoseModel = backbone (+ tokens) + head: crops in, keypoints out. The model normalises its pictures itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lowpose.config import RunConfig, validate
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones import build_backbone
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
+from lowpose.nn.tokens import TokenEncoder
 from lowpose.skeletons import Skeleton
 
 MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, grey levels
@@ -17,20 +18,30 @@ STD = (58.395, 57.12, 57.375)
 
 
 class PoseModel(nn.Module):
-    """Attributes: backbone, head, input_size (width, height) pixels, skeleton."""
+    """Attributes: backbone, tokens (TokenEncoder or None), head, input_size (width, height) pixels, skeleton."""
 
-    def __init__(self, backbone: nn.Module, head: PoseHead, skeleton: Skeleton):
+    def __init__(self, backbone: nn.Module, head: PoseHead, skeleton: Skeleton, tokens: TokenEncoder | None = None):
         super().__init__()
-        self.backbone, self.head, self.skeleton = backbone, head, skeleton
+        self.backbone, self.tokens, self.head, self.skeleton = backbone, tokens, head, skeleton
         self.input_size = head.input_size
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, feature: bool = False) -> Outputs:
-        """(B, 3, H, W) uint8 or float 0..255, RGB -> the head's named outputs; `feature` adds the backbone's, by that name."""
-        found = self.backbone((images - self.mean) / self.std)
-        outputs = self.head(found)
-        return {**outputs, "feature": found} if feature else outputs
+    def forward(self, images: Tensor, inner: bool = False) -> Outputs:
+        """(B, 3, H, W) uint8 or float 0..255, RGB -> the head's named outputs.
+
+        `inner` adds what the head reads: 'feature', the backbone's map (B, C, h, w); of a token model 'keypoint_tokens' (B,
+        K, D), and 'feature' is the map of its visual tokens (B, D, h, w).
+        """
+        feature = self.backbone((images - self.mean) / self.std)
+        if self.tokens is None:
+            found = {"feature": feature}
+            outputs = self.head(feature)
+        else:
+            keypoint, visual = self.tokens(feature)
+            found = {"feature": visual, "keypoint_tokens": keypoint}
+            outputs = self.head(keypoint)
+        return {**outputs, **found} if inner else outputs
 
     @torch.no_grad()
     def predict(self, images: Tensor, flip: bool = True) -> Decoded:
@@ -47,14 +58,27 @@ def build_model(config: RunConfig, skeleton: Skeleton) -> PoseModel:
     Raises: LowposeError for unknown backbones or heads, wrong head settings, sizes that do not fit.
     """
     backbone = build_backbone(config.model, config.input.size)
-    return PoseModel(backbone, build_head(config, backbone, skeleton), skeleton)
+    return assemble(config, backbone, skeleton)
 
 
-def build_head(config: RunConfig, backbone: nn.Module, skeleton: Skeleton) -> PoseHead:
+def assemble(config: RunConfig, backbone: nn.Module, skeleton: Skeleton) -> PoseModel:
+    """What a recipe puts after its backbone, around it."""
+    settings, size = config.model.tokens, backbone.feature_size
+    if settings is None:
+        shape: tuple[int, ...] = (backbone.channels, size[1], size[0])
+        return PoseModel(backbone, build_head(config, shape, skeleton), skeleton)
+    tokens = TokenEncoder(settings, backbone.channels, size, len(skeleton))
+    return PoseModel(backbone, build_head(config, (tokens.width,), skeleton), skeleton, tokens)
+
+
+def build_head(config: RunConfig, shape: tuple[int, ...], skeleton: Skeleton) -> PoseHead:
+    """The head of a recipe for feature maps of shape (C, h, w), or for keypoint tokens of width D: (D,)."""
     name = config.head.get("name")
     if not isinstance(name, str):
         raise LowposeError(f"'head.name' is missing; known heads: {', '.join(registry.names('head'))}")
     entry = registry.find("head", name)
     settings = validate(entry.config, config.head, "head")
-    w, h = backbone.feature_size
-    return entry.make(settings, (backbone.channels, h, w), config.input.size, skeleton)
+    if len(shape) == 1 and not entry.make.reads_tokens:
+        able = [n for n in registry.names("head") if registry.find("head", n).make.reads_tokens]
+        raise LowposeError(f"head '{name}' reads feature maps, and model.tokens gives keypoint tokens; use {', '.join(able)}")
+    return entry.make(settings, shape, config.input.size, skeleton)

@@ -7,11 +7,13 @@ import math
 import torch
 from torch import nn
 
-from lowpose.config import ModelConfig
+from lowpose.config import ModelConfig, validate
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones.timm_features import create_body, first_line
 from lowpose.nn.backbones.weights import load_weights
+from lowpose.nn.downsampling import DownsamplingConfig, Replaced, replace
 from lowpose.nn.layers.deconv import deconv_neck
+from lowpose.nn.meta import meta_forward
 
 TARGET_STRIDE = 4  # where the neck stops: the stride of the published pose networks
 
@@ -20,7 +22,8 @@ class Backbone(nn.Module):
     """`body` (a timm trunk), then `neck` (deconvolutions, or nothing), for pictures of one size.
 
     Attributes: `channels` of the feature map, `feature_size` (w, h), `stride` (x, y) in input pixels per feature step,
-    `not_loaded`: entries of the weights file that the network has no place for (classifier, trimmed parts).
+    `not_loaded`: entries of the weights file that the network has no place for (classifier, trimmed parts); `replaced`: layers
+    that a lossless block took the place of.
 
     Where a side is no multiple of the body's stride, the body pads it at the right or bottom and the neck enlarges the
     padding too; steps that lie wholly in the padding are cut off, so that feature step i stays over input pixel
@@ -37,6 +40,7 @@ class Backbone(nn.Module):
         self._cut = covered != outer
         self.stride = (size[0] / covered[0], size[1] / covered[1])
         self.not_loaded: list[str] = []
+        self.replaced: list[Replaced] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float, normalised -> (B, channels, h, w)."""
@@ -60,11 +64,14 @@ def build_backbone(config: ModelConfig, size: tuple[int, int]) -> Backbone:
     Raises: LowposeError for an unknown model, a size that does not fit it, a neck that makes no sense, weights that
     cannot be had or do not fit.
     """
-    body = create_body(config.backbone, size, pretrained=config.pretrained == "imagenet")
+    body = create_body(config.backbone, size, config.pretrained == "imagenet", config.stages)
     _check_fit(config.backbone, body, size)
+    not_loaded = [] if config.pretrained in ("imagenet", "none") else load_weights(body, config.backbone, config.pretrained)
+    replaced = []
+    if config.downsampling is not None:  # after the weights: the replaced layers' own are dropped
+        replaced = replace(body, validate(DownsamplingConfig, config.downsampling, "model.downsampling"), size)
     backbone = Backbone(body, _build_neck(config, body, size), size)
-    if config.pretrained not in ("imagenet", "none"):
-        backbone.not_loaded = load_weights(body, config.backbone, config.pretrained)
+    backbone.not_loaded, backbone.replaced = not_loaded, replaced
     return backbone
 
 
@@ -89,16 +96,7 @@ def _build_neck(config: ModelConfig, body: nn.Module, size: tuple[int, int]) -> 
 
 def output_shape(module: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
     """(channels, width, height) of what `module` makes of one picture of `size`; nothing is computed (meta tensors)."""
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            picture = torch.empty(1, 3, size[1], size[0], device="meta")
-            features = torch.func.functional_call(module, {k: v.detach().to("meta") for k, v in tensors.items()}, (picture,))
-    finally:
-        for child, training in modes:
-            child.training = training
+    features = meta_forward(module, size)
     _, channels, height, width = features.shape
     return channels, width, height
 

@@ -16,6 +16,15 @@ from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.backbones.hrnet import HRNetPose
 
 
+class Picture(nn.Module):
+    """No backbone: the picture itself, as a feature map of stride 1."""
+
+    reduction = 1
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
 class TimmFeatures(nn.Module):
     """The last feature map of a timm model. (B, 3, H, W) -> (B, C, h, w)."""
 
@@ -30,13 +39,19 @@ class TimmFeatures(nn.Module):
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
 
-def create_body(name: str, size: tuple[int, int], pretrained: bool) -> HRNetPose | TimmFeatures:
-    """The trunk of the timm model `name` for pictures of `size` (width, height), without classification parts.
+def create_body(
+    name: str, size: tuple[int, int], pretrained: bool, stages: int | None = None
+) -> HRNetPose | TimmFeatures | Picture:
+    """The trunk of the timm model `name` for pictures of `size` (width, height), without classification parts; 'none': no trunk.
 
     `reduction` of the result is how many input pixels one step of its feature map stands for. With `pretrained`,
     timm's weights, which timm downloads or finds in its cache.
     Raises: LowposeError for an unknown name, a model without feature maps or weights, or a failed download.
     """
+    if stages is not None and not name.startswith("hrnet_"):
+        raise LowposeError(f"model.stages={stages}: only HRNet backbones are cut after a stage, not '{name}'")
+    if name == "none":
+        return Picture()
     if not timm.is_model(name):
         raise LowposeError(f"unknown backbone '{name}'{did_you_mean(name, timm.list_models())}")
     if pretrained and not timm.models.is_model_pretrained(name):
@@ -44,17 +59,17 @@ def create_body(name: str, size: tuple[int, int], pretrained: bool) -> HRNetPose
     if pretrained and not _is_cached(name) and not _hub_has_address():
         raise _no_download(name, "no network")  # at once; the hub's client would try again for most of a minute
     try:
-        return _create(name, size, pretrained)
+        return _create(name, size, pretrained, stages)
     except Exception as e:  # timm, the hub's client and the network raise many kinds
         if pretrained:
-            create_body(name, size, pretrained=False)  # raises if it is the model that fails, not its weights
+            create_body(name, size, False, stages)  # raises if it is the model that fails, not its weights
             raise _no_download(name, first_line(e)) from e
         raise LowposeError(f"backbone '{name}' gives no feature maps at {size[0]}x{size[1]} ({first_line(e)})") from e
 
 
-def _create(name: str, size: tuple[int, int], pretrained: bool) -> HRNetPose | TimmFeatures:
+def _create(name: str, size: tuple[int, int], pretrained: bool, stages: int | None) -> HRNetPose | TimmFeatures:
     if name.startswith("hrnet_"):
-        return HRNetPose(timm.create_model(name, pretrained=pretrained))
+        return HRNetPose(timm.create_model(name, pretrained=pretrained), stages or 4)
     options: dict[str, Any] = {}
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:

@@ -1,4 +1,4 @@
-"""Weights of a backbone from a file: names of timm, torchvision's ResNet or the published HRNet."""
+"""Weights of a backbone from a file: names of timm, torchvision's ResNet, the published HRNet, or a run of lowpose."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 from lowpose.errors import LowposeError
 
-# output layers of the published pose and classification networks, which no feature map needs
-_HEADS = re.compile(r"(fc|head|classifier|final_layer|deconv_layers|keypoint_head|mlp_head_[xy])\.")
+# what comes after the trunk in published pose and classification networks and in lowpose's own, which no feature map needs
+_HEADS = re.compile(r"(fc|head|neck|tokens|classifier|final_layer|deconv_layers|keypoint_head|mlp_head_[xy])\.")
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a `.safetensors` file or a torch file (loaded with `weights_only`), on the CPU.
 
-    Wrappers (`state_dict`, `model`) and the prefixes `module.` and `backbone.` are taken off.
+    Wrappers (`state_dict`, `model`) and the prefixes `module.`, `backbone.` and `body.` are taken off.
     Raises: LowposeError if the file is missing, broken or holds no tensors.
     """
     path = Path(path)
@@ -34,7 +34,7 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
         raise LowposeError(f"{path}: holds no table of named tensors")
-    return {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}
+    return {name.removeprefix("module.").removeprefix("backbone.").removeprefix("body."): t for name, t in state.items()}
 
 
 def load_weights(body: nn.Module, name: str, path: str | Path) -> list[str]:

@@ -17,7 +17,9 @@ from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.heads.base import Outputs
 from lowpose.nn.model import PoseModel
 
-FEATURE = "feature"  # name of the backbone's feature map among a model's outputs
+FEATURE = "feature"  # names of what the head reads among a model's outputs (PoseModel.forward)
+TOKENS = "keypoint_tokens"
+INNER = {FEATURE, TOKENS}
 
 
 class Term(NamedTuple):
@@ -43,7 +45,7 @@ class Distiller(nn.Module):
     """One method. Its weight and other hyperparameters are buffers, which ETHT can turn into parameters.
 
     Attributes:
-        student_needs, teacher_needs: names of the outputs that `forward` reads; 'feature' is the backbone's.
+        student_needs, teacher_needs: names of the outputs that `forward` reads; INNER ones are no head's.
         every_bin: reads the teacher's bins before merging, so a cache of merged answers is refused.
     """
 
@@ -129,10 +131,20 @@ def _build(name: str, values: dict[str, Any], student: Side, teacher: Side) -> D
 
 def output_shapes(name: str, method: str, student: Side, teacher: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The student's and the teacher's shape of an output. Raises: LowposeError if one of them has none of this name."""
-    for side, whose in ((student, "student"), (teacher, "teacher")):
-        if name not in side.shapes:
-            raise LowposeError(f"distill.{method} needs the output '{name}', and the {whose} gives only {', '.join(side.shapes)}")
-    return student.shapes[name], teacher.shapes[name]
+    return output_shape(name, method, student, "student"), output_shape(name, method, teacher, "teacher")
+
+
+def output_shape(name: str, method: str, side: Side, whose: str) -> tuple[int, ...]:
+    if name not in side.shapes:
+        raise LowposeError(f"distill.{method} needs the output '{name}', and the {whose} gives only {', '.join(side.shapes)}")
+    return side.shapes[name]
+
+
+def needs_heatmap(method: str, teacher: Side) -> None:
+    """Raises: LowposeError unless the teacher gives heatmaps: the values of SimCC's keypoint map mean nothing."""
+    output_shape("map", method, teacher, "teacher")
+    if "x" in teacher.shapes:
+        raise LowposeError(f"distill.{method} needs a teacher of head.name=heatmap; this one classifies coordinates")
 
 
 @torch.no_grad()
@@ -142,7 +154,7 @@ def describe(model: PoseModel) -> Side:
     device = next(model.parameters()).device
     w, h = model.input_size
     # not model(...): a compiled model would be compiled for this one crop
-    outputs = model.eval().forward(torch.zeros(1, 3, h, w, device=device), feature=True)
+    outputs = model.eval().forward(torch.zeros(1, 3, h, w, device=device), inner=True)
     model.train(training)
     return Side({name: tuple(value.shape[1:]) for name, value in outputs.items()}, model.input_size)
 

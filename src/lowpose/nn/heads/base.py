@@ -25,27 +25,29 @@ class Decoded(NamedTuple):
 
 
 class PoseHead(nn.Module):
-    """Feature map -> keypoints.
+    """Feature map, or keypoint tokens, -> keypoints.
 
     Attributes:
         input_size: (width, height) of the crop in pixels.
-        feature_shape: (C, h, w) of the feature map that it takes.
+        feature_shape: (C, h, w) of the feature map that it takes, or (D,): one token of width D per keypoint.
+        reads_tokens: whether it can take tokens.
         published_threshold: keypoint scores above it count in the published instance score.
         per_keypoint: parameter name -> n, for parameters whose first axis is (n, K) flattened; weights
             for another skeleton are carried over along it by keypoint name.
     """
 
     published_threshold: float = 0.2
+    reads_tokens = False
     per_keypoint: dict[str, int] = {}
 
-    def __init__(self, feature_shape: tuple[int, int, int], input_size: tuple[int, int], skeleton: Skeleton):
+    def __init__(self, feature_shape: tuple[int, ...], input_size: tuple[int, int], skeleton: Skeleton):
         super().__init__()
         self.feature_shape, self.input_size, self.skeleton = feature_shape, input_size, skeleton
         self.num_keypoints = len(skeleton)
         self.register_buffer("flip_index", torch.from_numpy(skeleton.flip_index), persistent=False)
 
     def forward(self, feature: Tensor) -> Outputs:
-        """(B, C, h, w) -> named outputs."""
+        """(B, C, h, w), or tokens (B, K, D), -> named outputs."""
         raise NotImplementedError("abstract")
 
     def targets(self, keypoints: Tensor, weight: Tensor) -> tuple[Outputs, Tensor]:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead, overlap
+from lowpose.nn.layers.token_output import token_output
 from lowpose.registry import register
 
 
@@ -49,19 +50,24 @@ class HeatmapConfig(Strict):
     sigma: float | None = Field(None, ge=0.25)  # cells; default longer side / 32, at least 1 (published: 64 cells 2, 96 cells 3)
     decode: Literal["argmax", "quarter", "dark", "udp"] = "quarter"
     blur: Annotated[int | None, AfterValidator(_odd)] = Field(None, ge=1, le=63)  # cells, dark and udp; default above
+    stride: int | None = Field(None, ge=1)  # of tokens only: input pixels per cell; default 4
+    hidden: int | None = Field(None, ge=0)  # of tokens only: width of the layer between; default an eighth of the cells
 
 
 @register("head", "heatmap", HeatmapConfig)
 class Heatmap(PoseHead):
     """Gaussian heatmaps, read by argmax, quarter offset, DARK or UDP."""
 
-    per_keypoint = {"final.weight": 1, "final.bias": 1}
+    reads_tokens = True
 
     def __init__(self, config: HeatmapConfig, feature_shape, input_size, skeleton):
-        """Raises: LowposeError if the map is too small for the decoding or its blur."""
+        """Raises: LowposeError if the map is too small for the decoding or its blur, or settings do not belong to its input."""
         super().__init__(feature_shape, input_size, skeleton)
         self.config = config
-        channels, h, w = feature_shape
+        tokens = len(feature_shape) == 1
+        w, h = self.map_size = cells_of(config.stride, input_size) if tokens else feature_shape[:0:-1]
+        if not tokens and (config.stride, config.hidden) != (None, None):
+            raise LowposeError("'head.stride' and 'head.hidden' are for keypoint tokens; this head reads a feature map")
         self.sigma = config.sigma or max(1.0, max(w, h) / 32)
         self.blur = config.blur or default_blur(self.sigma, (w, h))
         least = {"dark": 5, "udp": 3}.get(config.decode, 1)
@@ -73,9 +79,14 @@ class Heatmap(PoseHead):
             raise LowposeError(f"'head.blur' is for 'decode: dark' and 'decode: udp'; 'decode: {config.decode}' has no blur")
         if config.decode == "udp" and self.blur > max(1, min(w, h) - 2):
             raise LowposeError(f"'head.blur: {self.blur}' fits nowhere on maps of {w} x {h} cells; at most {min(w, h) - 2}")
-        self.final = nn.Conv2d(channels, self.num_keypoints, 1)
-        nn.init.normal_(self.final.weight, std=0.001)
-        nn.init.zeros_(self.final.bias)
+        if tokens:
+            hidden = w * h // 8 if config.hidden is None else config.hidden
+            self.final = nn.Sequential(*token_output(feature_shape[0], hidden, w * h), nn.Unflatten(2, (h, w)))
+        else:
+            self.per_keypoint = {"final.weight": 1, "final.bias": 1}
+            self.final = nn.Conv2d(feature_shape[0], self.num_keypoints, 1)
+            nn.init.normal_(self.final.weight, std=0.001)
+            nn.init.zeros_(self.final.bias)
 
     def forward(self, feature: Tensor) -> Outputs:
         """'map' (B, K, h, w), about 0..1."""
@@ -85,19 +96,19 @@ class Heatmap(PoseHead):
         """'map' (B, K, h, w), peak 1 at the joint's cell centre ('continuous': at the joint itself)."""
         sides = [self._gaussian(keypoints[..., axis].float(), axis) for axis in (0, 1)]
         held = torch.ones_like(weight)
-        for axis, n in enumerate(map_size(self)):
+        for axis, n in enumerate(self.map_size):
             u = self._centre(keypoints[..., axis].float(), axis)
             held = held * ((u + 3 * self.sigma >= 0.5) & (u - 3 * self.sigma <= n - 0.5))
         return {"map": sides[1].unsqueeze(-1) * sides[0].unsqueeze(-2)}, weight * held
 
     def _centre(self, position: Tensor, axis: int) -> Tensor:
         """Where the Gaussian of a joint at `position` (...), crop pixels, stands: (...), cells."""
-        u = position * (map_size(self)[axis] / self.input_size[axis])
+        u = position * (self.map_size[axis] / self.input_size[axis])
         return u if self.config.target == "continuous" else u.floor() + 0.5
 
     def _gaussian(self, position: Tensor, axis: int) -> Tensor:
         """(..., n) one side of the separable target of a joint at `position` (...), crop pixels."""
-        n = map_size(self)[axis]
+        n = self.map_size[axis]
         d = torch.arange(n, device=position.device) + 0.5 - self._centre(position, axis).unsqueeze(-1)
         g = torch.exp(-0.5 * (d / self.sigma).square())
         return g if self.config.target == "continuous" else g * (d.abs() <= 3 * self.sigma)
@@ -145,9 +156,15 @@ def default_blur(sigma: float, size: tuple[int, int]) -> int:
     return max(1, min(kernel, room - 1 + room % 2))
 
 
-def map_size(head: PoseHead) -> tuple[int, int]:
-    """(width, height) of the head's maps, cells."""
-    return head.feature_shape[2], head.feature_shape[1]
+def cells_of(stride: int | None, input_size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height), cells, of a map that no feature map gives; `stride`: input pixels per cell, default 4.
+
+    Raises: LowposeError if the stride does not divide the crop.
+    """
+    stride = 4 if stride is None else stride
+    if any(side % stride for side in input_size):
+        raise LowposeError(f"'head.stride' = {stride} does not divide the crop of {input_size[0]} x {input_size[1]}")
+    return input_size[0] // stride, input_size[1] // stride
 
 
 def find_peak(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +175,7 @@ def find_peak(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def to_pixels(head: PoseHead, x: Tensor, y: Tensor) -> Tensor:
     """(B, K) cells each -> (B, K, 2) crop pixels, (x, y), within the crop."""
-    axes = zip((x, y), head.input_size, map_size(head), strict=True)
+    axes = zip((x, y), head.input_size, head.map_size, strict=True)
     return torch.stack([(u * (pixels / cells)).clamp(0, pixels) for u, pixels, cells in axes], -1)
 
 
@@ -187,8 +204,8 @@ def relative_mass(head: PoseHead, maps: Tensor, perfect: Tensor, position: Tenso
     scores about p, and clutter lowers it. Relative to the share that the perfect target has there. (B, K) in 0..1.
     """
     maps = maps.clamp(min=0)
-    strides = [pixels / cells for pixels, cells in zip(head.input_size, map_size(head), strict=True)]
-    near = [overlap(position[..., a], map_size(head)[a], strides[a]) for a in (0, 1)]
+    strides = [pixels / cells for pixels, cells in zip(head.input_size, head.map_size, strict=True)]
+    near = [overlap(position[..., a], head.map_size[a], strides[a]) for a in (0, 1)]
     window = near[1].unsqueeze(-1) * near[0].unsqueeze(-2)
     total = perfect.sum((-2, -1))
     share = (window * maps).sum((-2, -1)) / torch.maximum(maps.sum((-2, -1)), total)

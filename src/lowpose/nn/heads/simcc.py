@@ -3,12 +3,12 @@
 Y. Li, S. Yang, P. Liu, S. Zhang, Y. Wang, Z. Wang, W. Yang, S.-T. Xia: SimCC: A Simple Coordinate
 Classification Perspective for Human Pose Estimation. ECCV 2022, arXiv:2107.03332.
 
-A 1x1 convolution gives one map per keypoint, which is flattened and classified by two linear layers that all
-keypoints share, into W k and H k bins (k: the split factor). Targets: the bin (hard), the bin with
-uniform label smoothing (smooth, Sec. 3.2), or a Gaussian over bins (gaussian). Loss: KL divergence of
-both axes. Departures: bins are half-pixel aligned (bin j covers [j, j + 1) / k, its centre is (j + 0.5) / k), so
-that flips and the merging of bins are exact, where the published code rounds x k and shifts flipped bins
-by one; the Gaussian target is renormalised to sum to one at the border; the default Gaussian sigma is sqrt(pixels / 8) bins.
+A 1x1 convolution gives one map per keypoint, which is flattened and classified by two linear layers that all keypoints share,
+into W k and H k bins (k: the split factor); keypoint tokens are normalised and classified likewise. Targets: the bin (hard),
+the bin with uniform label smoothing (smooth, Sec. 3.2), or a Gaussian over bins (gaussian). Loss: KL divergence of both axes.
+Departures: bins are half-pixel aligned (bin j covers [j, j + 1) / k, its centre is (j + 0.5) / k), so that flips and the
+merging of bins are exact, where the published code rounds x k and shifts flipped bins by one; the Gaussian target is
+renormalised to sum to one at the border; the default Gaussian sigma is sqrt(pixels / 8) bins.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead, mass_near
+from lowpose.nn.layers.token_output import initialise_tokens
 from lowpose.registry import register
 
 
@@ -48,27 +49,38 @@ class SimCC(PoseHead):
     """Coordinate classification: two softmaxes over bins of 1/split pixel."""
 
     published_threshold = 0.02
-    per_keypoint = {"final.weight": 1, "final.bias": 1}
+    reads_tokens = True
 
     def __init__(self, config: SimCCConfig, feature_shape, input_size, skeleton):
         """Raises: LowposeError if the split leaves fewer than two bins."""
         super().__init__(feature_shape, input_size, skeleton)
         self.config = config
-        channels, h, w = feature_shape
         self.bins = tuple(int(side * config.split) for side in input_size)
         if min(self.bins) < 2:
             raise LowposeError(
                 f"'head.split: {config.split}' leaves {min(self.bins)} bins of {min(input_size)} pixels; at least 2"
             )
-        self.final = nn.Conv2d(channels, self.num_keypoints, 1)
-        self.to_x = nn.Linear(h * w, self.bins[0])
-        self.to_y = nn.Linear(h * w, self.bins[1])
-        nn.init.normal_(self.final.weight, std=0.001)
-        nn.init.zeros_(self.final.bias)
+        if len(feature_shape) == 1:
+            width = feature_shape[0]
+            self.norm = nn.LayerNorm(width)
+        else:
+            width = feature_shape[1] * feature_shape[2]
+            self.per_keypoint = {"final.weight": 1, "final.bias": 1}
+            self.final = nn.Conv2d(feature_shape[0], self.num_keypoints, 1)
+            nn.init.normal_(self.final.weight, std=0.001)
+            nn.init.zeros_(self.final.bias)
+        self.to_x = nn.Linear(width, self.bins[0])
+        self.to_y = nn.Linear(width, self.bins[1])
+        if len(feature_shape) == 1:
+            initialise_tokens(self.to_x)
+            initialise_tokens(self.to_y)
         self._perfect = [self._perfect_mass(axis) for axis in (0, 1)]
 
     def forward(self, feature: Tensor) -> Outputs:
-        """'map' (B, K, h, w), 'x' (B, K, Jx) and 'y' (B, K, Jy) logits."""
+        """'x' (B, K, Jx) and 'y' (B, K, Jy) logits; from a feature map also 'map' (B, K, h, w)."""
+        if len(self.feature_shape) == 1:
+            tokens = self.norm(feature)
+            return {"x": self.to_x(tokens), "y": self.to_y(tokens)}
         maps = self.final(feature)
         flat = maps.flatten(2)
         return {"map": maps, "x": self.to_x(flat), "y": self.to_y(flat)}
@@ -130,11 +142,11 @@ class SimCC(PoseHead):
 
     def flip(self, outputs: Outputs) -> Outputs:
         swapped = {name: value[:, self.flip_index] for name, value in outputs.items()}
-        return {"map": swapped["map"].flip(-1), "x": swapped["x"].flip(-1), "y": swapped["y"]}
+        return {name: value if name == "y" else value.flip(-1) for name, value in swapped.items()}
 
     def merge(self, first: Outputs, second: Outputs) -> Outputs:
         """Logits whose softmax is the mean of both softmaxes."""
-        out = {"map": (first["map"] + second["map"]) / 2}
+        out = super().merge(first, second)
         for axis in "xy":
             both = torch.stack([F.log_softmax(o[axis].float(), -1) for o in (first, second)])
             out[axis] = torch.logsumexp(both, 0) - math.log(2)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lowpose.config import Strict
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
-from lowpose.nn.heads.heatmap import blur, find_peak, map_size, pick, relative_mass, to_pixels
+from lowpose.nn.heads.heatmap import blur, find_peak, pick, relative_mass, to_pixels
 from lowpose.registry import register
 
 
@@ -43,6 +43,7 @@ class UDP(PoseHead):
         super().__init__(feature_shape, input_size, skeleton)
         self.config = config
         channels, h, w = feature_shape
+        self.map_size = (w, h)
         self.radius = config.radius or max(0.75, 0.0546875 * max(w, h))
         self.final = nn.Conv2d(channels, 3 * self.num_keypoints, 1)
         nn.init.normal_(self.final.weight, std=0.001)
@@ -66,7 +67,7 @@ class UDP(PoseHead):
 
     def _offset(self, position: Tensor, axis: int) -> Tensor:
         """(..., n) radii from each cell's centre to the joint at `position` (...), crop pixels."""
-        n = map_size(self)[axis]
+        n = self.map_size[axis]
         u = position * (n / self.input_size[axis])
         return (u.unsqueeze(-1) - (torch.arange(n, device=u.device) + 0.5)) / self.radius
 
