@@ -204,7 +204,7 @@ def test_published_heads(name):
     if HEADS[method.split("_")[0]] == "simcc":
         k = {32: 3 if data == "mpii" else 2, 64: 3, 128: 3 if backbone == "resnet-50" else 2, 256: 3}[size]
         k = {"split2": 2, "kd": 12}.get(method.partition("_")[2], k)
-        smoothing = 0.2 if data == "mpii" or name == "coco/simcc_hrnet-w32_128" else 0.1
+        smoothing = 0.2 if data == "mpii" or name in ("coco/simcc_hrnet-w32_128", "coco/mgil_hrnet-w32_128") else 0.1
         assert head.bins == (size * k, size * k)
         assert (head.config.target, head.config.smoothing) == ("smooth", smoothing)
     elif method != "udp":

@@ -106,7 +106,7 @@ def test_cached_answers_teach_the_same(tmp_path, teacher, keep, distill, split):
         wrong = loop.compute_loss(kept.model, kept.bare.head, b, kept.accelerator.autocast, kept.teaching)
         theirs = live.teaching.teacher.answer(a.teacher["images"], live.teaching.names)
         _, weight = live.bare.head.targets(a.keypoints, a.weight)
-        slack = rounding(kept, live.model(a.images, feature=True), theirs, weight)
+        slack = rounding(kept, live.model(a.images, inner=True), theirs, weight)
         assert found.keys() == wanted.keys() == {"simcc"} | slack.keys() and slack.keys() == distill.keys() - {"etht"}
         for name, (total, n) in wanted.items():
             within = slack.get(name, 0) + 1e-6 * float(total + n)

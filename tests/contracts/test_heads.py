@@ -19,7 +19,6 @@ NAMES = registry.names("head")
 SETTINGS = {  # beyond the defaults
     "simcc": [{"target": "hard", "split": 3}, {"target": "smooth"}],
     "heatmap": [{"target": "continuous", "decode": "dark"}, {"target": "continuous", "decode": "udp"}],
-    "regression": [{"stride": 8}],
 }
 # what depends on what is read; decoding does not
 ON_TOKENS = {"heatmap": [{"stride": 2, "hidden": 0}], "regression": [{"hidden": 0}]}

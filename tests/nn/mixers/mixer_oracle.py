@@ -99,7 +99,8 @@ def filtered(tokens: np.ndarray, weight: np.ndarray, grid: np.ndarray, transform
 
 
 def star_relu(x: np.ndarray, act: torch.nn.Module) -> np.ndarray:
-    return float(act.scale.detach()) * np.maximum(x, 0) ** 2 + float(act.bias.detach())
+    bias = 0.0 if act.bias is None else float(act.bias.detach())
+    return float(act.scale.detach()) * np.maximum(x, 0) ** 2 + bias
 
 
 def attend(x: np.ndarray, qkv: np.ndarray, heads: int, scale: float) -> np.ndarray:

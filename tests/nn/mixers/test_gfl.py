@@ -169,8 +169,8 @@ def test_published_parameters_of_static_filters(transform, count):
 @pytest.mark.parametrize("transform,basis,filter_", [("fft", 2 * 16 * 9 * 4, 55_296), ("dct", 16 * 17 * 4, 52_224)])
 def test_published_parameters_of_dynamic_filters(routing, transform, basis, filter_):
     plain = GFLDynamic(GFLDynamicConfig(transform=transform, routing=routing), PUBLISHED, 192)
-    assert size(plain) == 231_556 - 1152 + basis
-    assert transform == "dct" or size(plain) == 231_556
+    published = 231_556 - 1152 + basis  # for the FFT
+    assert size(plain) == published - (routing == "supplement")  # a bias that the softmax over rows never sees
     assert array(plain.basis).std() == pytest.approx(0.02, rel=0.1)
     with_static = GFLDynamic(GFLDynamicConfig(transform=transform, routing=routing, static=True), PUBLISHED, 192)
     assert size(with_static) == size(plain) + filter_

@@ -28,7 +28,9 @@ class SimulatedHeatmap(Distiller):
     def __init__(self, config: Weighted, student: Side, teacher: Side):
         """Raises: LowposeError if the student does not regress coordinates, or the teacher has no heatmap."""
         super().__init__(config.weight)
-        needs_regression("simulated_heatmap", student, teacher)
+        for name in self.student_needs:
+            output_shape(name, "simulated_heatmap", student, "student")
+        needs_heatmap("simulated_heatmap", teacher)
         _, height, width = teacher.shapes["map"]
         self.cells = (width, height)
 
@@ -43,10 +45,3 @@ class SimulatedHeatmap(Distiller):
             sides.append(torch.exp(-0.5 * (cell - centre.unsqueeze(-1)).square() / (sigma.square() + 1e-9).unsqueeze(-1)))
         drawn = sides[1].unsqueeze(-1) * sides[0].unsqueeze(-2)
         return {"simulated_heatmap": Term.over((drawn - teacher["map"]).square().mean((-2, -1)), held)}
-
-
-def needs_regression(method: str, student: Side, teacher: Side) -> None:
-    """Raises: LowposeError unless the student regresses coordinates and the teacher gives heatmaps."""
-    for name in ("xy", "sigma", "score"):
-        output_shape(name, method, student, "student")
-    needs_heatmap(method, teacher)

@@ -75,14 +75,15 @@ class GFLDynamic(Filtered):
 class StarReLU(nn.Module):
     """s relu(x)^2 + b; both start so that N(0, 1) keeps mean and variance (W. Yu et al., arXiv:2210.13452)."""
 
-    def __init__(self):
+    def __init__(self, bias: bool = True):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.8944))
-        self.bias = nn.Parameter(torch.tensor(-0.4472))
+        self.bias = nn.Parameter(torch.tensor(-0.4472)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(x)
-        return torch.addcmul(self.bias.to(x.dtype), x * self.scale.to(x.dtype), x)
+        scaled = x * self.scale.to(x.dtype)
+        return scaled * x if self.bias is None else torch.addcmul(self.bias.to(x.dtype), scaled, x)
 
 
 class SupplementRouting(nn.Module):
@@ -94,7 +95,7 @@ class SupplementRouting(nn.Module):
             raise LowposeError(f"model.tokens.mixer.filters={filters} does not divide the width of {width}; use routing=dfformer")
         self.filters = filters
         self.first = nn.Linear(width // filters, width, bias=False)
-        self.act = StarReLU()
+        self.act = StarReLU(bias=False)  # it would add the same to every row, which the softmax does not see
         self.second = nn.Linear(width, inner, bias=False)
 
     def forward(self, mean: Tensor) -> Tensor:
