@@ -32,6 +32,7 @@ from bad_input_world import (
 )
 
 TRAIN, PREDICT = "lowpose train recipe.yaml --out new ", "lowpose predict pictures --weights run "
+TOKENS = "lowpose info recipe.yaml model.backbone=none model.pretrained=none input.size=[32,32] "
 ONCOCO = "lowpose train recipe.yaml data.kind=coco data.root=coco data.options={} --out new "
 ONLSP = "lowpose train recipe.yaml data.kind=lsp data.root=lsp data.options={} --out new "
 TRAIN_JSON = COCO.format("train")
@@ -81,6 +82,19 @@ RECIPES = [
     Case("override into a value", TRAIN + "train.epochs.more=3"),
     Case("override that is not YAML", TRAIN + "'train.epochs=[1'"),
     Case("unknown backbone", TRAIN + "model.backbone=resnet19"),
+    Case("no backbone and no tokens", TOKENS),
+    Case(
+        "weights of no backbone",
+        TRAIN + "model.backbone=none model.pretrained=imagenet model.tokens.patch=[8,8]",
+    ),
+    Case("patches that do not tile", TOKENS + "model.tokens.patch=[5,8]"),
+    Case("unknown mixer", TOKENS + "model.tokens.mixer.name=gfl-dynamik"),
+    Case("attention heads that do not divide", TOKENS + "'model.tokens.mixer={name: attention, heads: 7}'"),
+    Case("head that reads no tokens", TOKENS + "model.tokens.patch=[8,8] 'head={name: udp}'"),
+    Case("stages of another network", "lowpose info recipe.yaml model.stages=3"),
+    Case("unknown down-sampling", "lowpose info recipe.yaml model.downsampling=mgli"),
+    Case("down-sampling nowhere", "lowpose info recipe.yaml 'model.downsampling={name: spd, where: [conv9]}'"),
+    Case("setting of another down-sampling", "lowpose info recipe.yaml 'model.downsampling={name: spd, coarse: 3}'"),
     Case("deconvolutions on stride 4", "lowpose info recipe.yaml model.backbone=hrnet_w18_small model.neck=deconv"),
     Case("too few deconvolutions", TRAIN + "model.deconv=[8]"),
     Case("ImageNet weights without a network", TRAIN + "model.pretrained=imagenet model.backbone=resnet18", patch=offline),

@@ -273,7 +273,11 @@ def first_problem(error: ValidationError, config_class: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(str(problem['loc'][-1]), _keys_at(config_class, problem['loc'][:-1]))}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{key}' = {problem['input']!r}: {message[0].lower()}{message[1:]}" if key else message
+    if not key:
+        return message
+    # of a rule about a whole section the message names the value
+    value = "" if problem["type"] == "value_error" and isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+    return f"'{key}'{value}: {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(config_class: type[BaseModel], path: tuple) -> list[str]:
