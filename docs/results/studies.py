@@ -67,7 +67,6 @@ def tables(folder: Path) -> dict[str, str]:
         "screen_32": comparison(folder / "screen_32.json", 32, list(ROWS)),
         "compare_32": comparison(folder / "compare_32.json", 32, ["simcc", "projector", "cdkd"]),
         "compare_64": comparison(folder / "compare_64.json", 64, ["simcc", "projector", "cdkd"]),
-        "screen_64": comparison(folder / "screen_64.json", 64, ["simcc", "projector", "cdkd"]),
     }
 
 
