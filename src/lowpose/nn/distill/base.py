@@ -140,8 +140,13 @@ def output_shape(name: str, method: str, side: Side, whose: str) -> tuple[int, .
     return side.shapes[name]
 
 
-def needs_heatmap(method: str, teacher: Side) -> None:
-    """Raises: LowposeError unless the teacher gives heatmaps: the values of SimCC's keypoint map mean nothing."""
+def check_heatmap_teaches(method: str, needs: tuple[str, ...], student: Side, teacher: Side) -> None:
+    """Raises: LowposeError unless the student gives all that is needed and the teacher gives heatmaps.
+
+    The values of SimCC's keypoint map mean nothing.
+    """
+    for name in needs:
+        output_shape(name, method, student, "student")
     output_shape("map", method, teacher, "teacher")
     if "x" in teacher.shapes:
         raise LowposeError(f"distill.{method} needs a teacher of head.name=heatmap; this one classifies coordinates")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lowpose.nn.distill.base import Distiller, Side, Tempered, Term, needs_heatmap, output_shape
+from lowpose.nn.distill.base import Distiller, Side, Tempered, Term, check_heatmap_teaches
 from lowpose.nn.distill.cca import merge_bins, tempered_divergence
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
@@ -29,9 +29,7 @@ class HeatmapMarginals(Distiller):
         """Raises: LowposeError if the student does not classify coordinates, or the teacher has no heatmap."""
         super().__init__(config.weight)
         self.hyper("temperature", config.temperature)
-        for axis in "xy":
-            output_shape(axis, "heatmap_marginals", student, "student")
-        needs_heatmap("heatmap_marginals", teacher)
+        check_heatmap_teaches("heatmap_marginals", self.student_needs, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'heatmap_marginals': tau^2 KL(teacher || student) of both axes, over labelled joints."""

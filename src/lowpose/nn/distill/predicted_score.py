@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, needs_heatmap, output_shape
+from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, check_heatmap_teaches
 from lowpose.nn.heads.base import Outputs
 from lowpose.nn.heads.heatmap import pick
 from lowpose.registry import register
@@ -25,9 +25,7 @@ class PredictedScore(Distiller):
     def __init__(self, config: Weighted, student: Side, teacher: Side):
         """Raises: LowposeError if the student does not regress coordinates, or the teacher has no heatmap."""
         super().__init__(config.weight)
-        for name in self.student_needs:
-            output_shape(name, "predicted_score", student, "student")
-        needs_heatmap("predicted_score", teacher)
+        check_heatmap_teaches("predicted_score", self.student_needs, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, weight: Tensor) -> dict[str, Term]:
         """'predicted_score': absolute difference, over labelled joints."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, needs_heatmap, output_shape
+from lowpose.nn.distill.base import Distiller, Side, Term, Weighted, check_heatmap_teaches
 from lowpose.nn.heads.base import Outputs
 from lowpose.registry import register
 
@@ -28,9 +28,7 @@ class SimulatedHeatmap(Distiller):
     def __init__(self, config: Weighted, student: Side, teacher: Side):
         """Raises: LowposeError if the student does not regress coordinates, or the teacher has no heatmap."""
         super().__init__(config.weight)
-        for name in self.student_needs:
-            output_shape(name, "simulated_heatmap", student, "student")
-        needs_heatmap("simulated_heatmap", teacher)
+        check_heatmap_teaches("simulated_heatmap", self.student_needs, student, teacher)
         _, height, width = teacher.shapes["map"]
         self.cells = (width, height)
 
