@@ -1,0 +1,67 @@
+"""Verbs that say what there is: version, recipes, methods, info."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from lowpose.cli.printing import AsJson, Overrides, console, print_json
+
+PUBLISHED = ("coco", "mpii", "crowdpose")
+
+
+def version() -> None:
+    """Versions of lowpose and of what it stands on."""
+    from lowpose.cards import versions
+
+    for name, number in versions().items():
+        console.print(f"{name} {number}")
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes, with the published rows that they stand for."""
+    from lowpose.listing import list_recipes
+
+    rows = list_recipes()
+    if as_json:
+        return print_json(rows)
+    table = Table("recipe", "published row", "metric", "value")
+    for r in rows:
+        p = r.get("paper")
+        row = (
+            f"{p['title'][:24]}..., {p['table'].split(' on ')[0]}: {p['row']}"
+            if p
+            else ("no printed row" if r["data"] in PUBLISHED else "ours")
+        )
+        table.add_row(r["name"], row, p["metric"] if p else "", str(p.get("value", "not printed")) if p else "")
+    console.print(table)
+
+
+def methods() -> None:
+    """List what a recipe can name: data readers, heads, methods of distillation."""
+    from lowpose import registry
+
+    for kind in ("data", "head", "distill", "curriculum"):
+        table = Table(kind, "what it is")
+        for name in registry.names(kind):
+            table.add_row(name, registry.find(kind, name).summary)
+        console.print(table)
+
+
+def info(recipe: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Parameters and MACs of a recipe's model, by part."""
+    from lowpose.recipe_info import info as find
+
+    found = find(recipe, overrides or [])
+    if as_json:
+        return print_json(found)
+    table = Table(
+        "part", "parameters", "MACs", title=f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {found['skeleton']}"
+    )
+    for part, params in found["params_by_part"].items():
+        table.add_row(part, f"{params:,}", f"{found['macs_by_part'].get(part, 0):,}")
+    table.add_row("all", f"{found['params']:,}", f"{found['macs']:,}", style="bold")
+    table.add_row("norms (beside)", "", f"{found['norm_macs']:,}")
+    console.print(table)
+    if "paper" in found:
+        p = found["paper"]
+        console.print(f"{p['title']}, {p['table']}: {p['row']}: {p['metric']} {p.get('value', 'not printed')}")

@@ -1,0 +1,97 @@
+"""Verbs that take trained weights: predict, sheet, explain, export, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lowpose.cli.printing import console, say
+from lowpose.errors import LowposeError
+
+
+def predict(
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders or videos.")],
+    weights: Annotated[Path, typer.Option(help="Run folder, weights file or exported .onnx file.")],
+    boxes: Annotated[str, typer.Option(help="'whole' (one person fills each picture) or a JSON or CSV file of boxes.")] = "whole",
+    out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
+    draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.05,
+    min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score.")] = None,
+) -> None:
+    """Predict poses in pictures, folders and videos.
+
+    Writes COCO results as JSON, and drawn overlays.
+    """
+    from lowpose.predict import predict_sources
+    from lowpose.runtime import load
+
+    report = predict_sources(
+        load(weights),
+        sources,
+        boxes,
+        results=out / "results.json",
+        draw=out if draw else None,
+        threshold=threshold,
+        min_score=min_score,
+    )
+    console.print(f"persons: {report.persons}, pictures or frames: {report.frames}; {out / 'results.json'}")
+    if report.problems:
+        say("yellow", "warning", f"{len(report.problems)} could not be read; they are named above")
+
+
+def sheet(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default sheet.png beside the weights.")] = None,
+) -> None:
+    """Draw best, median and worst predictions of a run."""
+    from lowpose.sheet import draw_sheet
+
+    console.print(str(draw_sheet(weights, persons, out)))
+
+
+def explain(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    beside: Annotated[Path | None, typer.Option(help="Run folder or weights file of a baseline.")] = None,
+    joints: Annotated[str | None, typer.Option(help="Keypoints, as head_top,left_knee.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, as head,stage4, or paths of modules.")] = None,
+    method: Annotated[str, typer.Option(help="grad-cam or hires-cam.")] = "grad-cam",
+    persons: Annotated[int, typer.Option(min=3, help="How many: a third each of best, median, worst.")] = 6,
+    data: Annotated[str | None, typer.Option(help="KIND:ROOT; default the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default beside the weights.")] = None,
+) -> None:
+    """Draw where a run looks for joints (attention.png), and where it fails (grid.png)."""
+    from lowpose.explain import explain as draw
+
+    chosen = (None if names is None else [n.strip() for n in names.split(",") if n.strip()] for names in (joints, layers))
+    for path in draw(weights, beside, *chosen, persons, out, data, method):
+        console.print(str(path))
+
+
+def export(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; default beside the weights.")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Flip test inside; default as the recipe evaluates.")
+    ] = None,
+) -> None:
+    """Write weights as one ONNX file, checked to be equal."""
+    from lowpose.export import export_onnx
+
+    if to != "onnx":
+        raise LowposeError(f"--to {to}: only onnx can be written")
+    console.print(str(export_onnx(weights, out, flip=flip)), soft_wrap=True, highlight=False, markup=False)
+
+
+def pack(
+    weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Write weights to hand on: fp16, without local paths."""
+    from lowpose.checkpoint import pack_weights
+
+    pack_weights(weights, out)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
