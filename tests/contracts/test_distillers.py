@@ -93,12 +93,15 @@ def test_a_teacher_without_the_output_is_refused(name, settings, head):
 
 
 @pytest.mark.parametrize("name", TEACHERS)
-def test_a_keypoint_map_that_is_no_heatmap_is_refused(name):
-    """SimCC's map before its classifiers has the shape of a heatmap, and its values mean nothing."""
+@pytest.mark.parametrize(
+    "head,what", [("simcc", "classifies coordinates"), ("udp", "has head.name=udp, whose map is a disc with offsets")]
+)
+def test_a_keypoint_map_that_is_no_heatmap_is_refused(name, head, what):
+    """SimCC's map before its classifiers and UDP's disc have the shape of a heatmap, and other values."""
     student = next(kind for kind in KINDS if applies(name, kind, {}))
     with pytest.raises(LowposeError) as error:
-        build_distillers({name: {}}, side(student, SMALL), side("simcc", LARGE))
-    assert str(error.value) == f"distill.{name} needs a teacher of head.name=heatmap; this one classifies coordinates"
+        build_distillers({name: {}}, side(student, SMALL), side(head, LARGE))
+    assert str(error.value) == f"distill.{name} needs a teacher of head.name=heatmap; this one {what}"
 
 
 @every_case(True)

@@ -143,13 +143,14 @@ def output_shape(name: str, method: str, side: Side, whose: str) -> tuple[int, .
 def check_heatmap_teaches(method: str, needs: tuple[str, ...], student: Side, teacher: Side) -> None:
     """Raises: LowposeError unless the student gives all that is needed and the teacher gives heatmaps.
 
-    The values of SimCC's keypoint map mean nothing.
+    The values of SimCC's keypoint map mean nothing; UDP's map is a disc, flat around the joint.
     """
     for name in needs:
         output_shape(name, method, student, "student")
     output_shape("map", method, teacher, "teacher")
-    if "x" in teacher.shapes:
-        raise LowposeError(f"distill.{method} needs a teacher of head.name=heatmap; this one classifies coordinates")
+    for name, what in {"x": "classifies coordinates", "dx": "has head.name=udp, whose map is a disc with offsets"}.items():
+        if name in teacher.shapes:
+            raise LowposeError(f"distill.{method} needs a teacher of head.name=heatmap; this one {what}")
 
 
 @torch.no_grad()
