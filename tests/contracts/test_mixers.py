@@ -145,6 +145,15 @@ def test_bfloat16_is_near_float32(name, settings):
         assert (a.float() - b).abs().max() < 0.02 * b.abs().max()
 
 
+@every_case
+def test_a_float64_model_answers_in_float64(name, settings):
+    model, feature = lively(encoder(name, settings)), pictures(3)
+    wanted = model(feature)
+    for a, b in zip(model.double()(feature.double()), wanted, strict=True):
+        assert a.dtype == torch.float64 and not torch.equal(a, a.float().double())
+        torch.testing.assert_close(a.float(), b, rtol=1e-4, atol=1e-5 * float(b.detach().abs().max()))
+
+
 class Student(nn.Module):
     """The encoder and one linear layer on keypoint tokens."""
 

@@ -235,6 +235,16 @@ def test_bfloat16_keeps_positions_in_float32(feature):
     assert (want["xy"] - want["xy"].bfloat16()).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("feature", [(WIDTH,), (WIDTH, 5, 7)])
+def test_a_float64_model_answers_in_float64(feature):
+    head = make(feature)
+    given = noise(4, *((K,) if len(feature) == 1 else ()), *feature)
+    want = head(given)
+    for n, v in head.double()(given.double()).items():
+        assert v.dtype is torch.float64
+        torch.testing.assert_close(v.float(), want[n], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("target", [MPII16, CROWDPOSE14, LSP14])
 @pytest.mark.parametrize(
     "tokens", [None, {"patch": [2, 2], "width": 16, "depth": 1, "mixer": {"name": "attention"}}], ids=["map", "tokens"]

@@ -192,3 +192,5 @@ def test_both_ways_of_the_fft_share_weights():
         twin.load_state_dict(mixer.state_dict())
         wanted = mixer(tokens).detach()
         torch.testing.assert_close(twin(tokens), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+        exact = mixer.double()(tokens.double()).detach()
+        torch.testing.assert_close(twin.double()(tokens.double()), exact, rtol=1e-12, atol=1e-12 * float(exact.abs().max()))

@@ -117,6 +117,26 @@ def test_transforms_run_in_float32_whatever_the_autocast(transform, way, grad):
         close(found, circular(array(x), fourier_kernel(array(weight), grid[1])))
 
 
+@pytest.mark.parametrize("transform,way", [("fft", "fft"), ("fft", "matrix"), ("dct", "auto")])
+@every_grid
+@training_and_use
+def test_a_float64_model_filters_in_float64(transform, way, grid, grad):
+    """To its last digits: matrices are not those of float32. Back in float32 it is what it was."""
+    spectrum = make_spectrum(transform, *grid, 3, way)
+    x, weight = noise(2, *grid, 3), noise(*spectrum.shape, 3, seed=1)
+    first = spectrum(x, weight)
+    with torch.set_grad_enabled(grad):
+        found = spectrum.double()(x.double(), weight.double())
+    assert found.dtype == torch.float64 and not spectrum.state_dict()
+    if transform == "fft":
+        wanted = circular(array(x), fourier_kernel(array(weight), grid[1]))
+    else:
+        cosines = scipy.fft.dctn(array(x), type=2, axes=(1, 2), norm="ortho")
+        wanted = scipy.fft.idctn(array(weight[0]) * cosines, type=2, axes=(1, 2), norm="ortho")
+    np.testing.assert_allclose(array(found), wanted, rtol=1e-12, atol=1e-12)
+    assert torch.equal(spectrum.float()(x, weight), first)
+
+
 def fft_calls(monkeypatch) -> list:
     calls, real = [], torch.fft.rfft2
     monkeypatch.setattr(torch.fft, "rfft2", lambda *a, **k: (calls.append(1), real(*a, **k))[1])

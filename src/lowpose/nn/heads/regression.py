@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
-from lowpose.nn.layers.precision import full_precision
+from lowpose.nn.layers.precision import at_least_float32, full_precision
 from lowpose.nn.layers.token_output import token_output
 from lowpose.registry import register
 
@@ -61,10 +61,11 @@ class Regression(PoseHead):
     def forward(self, feature: Tensor) -> Outputs:
         """'xy' and 'sigma' (B, K, 2), shares of the crop; 'score' (B, K)."""
         with full_precision(feature.device):  # bfloat16 holds shares of a crop to 1/256 only
+            feature = at_least_float32(feature)
             if len(self.feature_shape) == 1:
-                values = self.final(feature.float())
+                values = self.final(feature)
             else:
-                values = self.final(feature.float().mean((-2, -1))).unflatten(1, (5, -1)).transpose(1, 2)
+                values = self.final(feature.mean((-2, -1))).unflatten(1, (5, -1)).transpose(1, 2)
         sigma = F.softplus(values[..., 3:]) * (self.config.stride / values.new_tensor(self.input_size))
         return {"xy": torch.sigmoid(values[..., :2]), "score": values[..., 2], "sigma": sigma}
 

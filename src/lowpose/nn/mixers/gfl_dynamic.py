@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowpose.errors import LowposeError
-from lowpose.nn.layers.precision import full_precision
+from lowpose.nn.layers.precision import at_least_float32, full_precision
 from lowpose.nn.mixers.base import TokenGrid
 from lowpose.nn.mixers.gfl_static import FilterConfig, Filtered, new_filter
 from lowpose.registry import register
@@ -69,7 +69,7 @@ class GFLDynamic(Filtered):
     def mixed(self, weights: Tensor) -> Tensor:
         """(B, F, C) -> the pictures' filters (B, P, h, v, C) (eq. 6)."""
         with full_precision(weights.device):
-            return (self.basis.flatten(0, 2).unsqueeze(0) @ weights.float()).unflatten(1, self.spectrum.shape)
+            return (self.basis.flatten(0, 2).unsqueeze(0) @ at_least_float32(weights)).unflatten(1, self.spectrum.shape)
 
 
 class StarReLU(nn.Module):
@@ -100,7 +100,7 @@ class SupplementRouting(nn.Module):
 
     def forward(self, mean: Tensor) -> Tensor:
         rows = mean.unflatten(1, (self.filters, -1))
-        return torch.softmax(self.second(self.act(self.first(rows))).float(), dim=1)
+        return torch.softmax(at_least_float32(self.second(self.act(self.first(rows)))), dim=1)
 
 
 class DFFormerRouting(nn.Module):
@@ -114,4 +114,5 @@ class DFFormerRouting(nn.Module):
         self.second = nn.Linear(max(1, width // 4), filters * inner, bias=False)
 
     def forward(self, mean: Tensor) -> Tensor:
-        return torch.softmax(self.second(self.act(self.first(mean))).unflatten(1, (self.filters, -1)).float(), dim=1)
+        logits = self.second(self.act(self.first(mean))).unflatten(1, (self.filters, -1))
+        return torch.softmax(at_least_float32(logits), dim=1)

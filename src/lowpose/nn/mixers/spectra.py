@@ -7,7 +7,8 @@
     mirrored at its borders (S. A. Martucci: Symmetric convolution and the discrete sine and cosine transforms. IEEE Trans.
     Signal Processing 42, 1994). A filter has one real plane of h x w frequencies. Matrices only: torch has no DCT.
 
-Transforms run in float32 whatever the autocast: a sum over hundreds of cells loses its small terms in bfloat16.
+Transforms run in float32 whatever the autocast: a sum over hundreds of cells loses its small terms in bfloat16. A float64
+model has them in float64.
 
 Letters: B batch, P planes, h rows, w columns, v columns of the spectrum, C channels.
 """
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowpose.nn.layers.precision import full_precision
+from lowpose.nn.layers.precision import at_least_float32, full_precision
 
 Way = Literal["auto", "fft", "matrix"]
 # `auto`: up to this many rows or columns matrices are quicker than torch's FFT on a CPU (benchmarks/mixers.py)
@@ -29,7 +30,7 @@ MATRIX_SIDE = 32
 
 
 class Spectrum(nn.Module):
-    """x (B, h, w, C), filter (P, h, v, C) or (B, P, h, v, C) -> T^-1(filter * T x), (B, h, w, C) float32.
+    """x (B, h, w, C), filter (P, h, v, C) or (B, P, h, v, C) -> T^-1(filter * T x), (B, h, w, C) float32; float64 of float64.
 
     Attributes: height, width, channels (h, w, C), shape (P, h, v).
     """
@@ -40,11 +41,20 @@ class Spectrum(nn.Module):
         super().__init__()
         self.height, self.width, self.channels = height, width, channels
         self.shape = (self.planes, height, columns)
-
-    def keep(self, **matrices: np.ndarray) -> None:
-        """Computed in float64; not in checkpoints."""
-        for name, matrix in matrices.items():
+        for name, matrix in self.matrices().items():  # not in checkpoints
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(matrix)).float(), persistent=False)
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        """'rows' and the others that the transform is made of, float64."""
+        raise NotImplementedError("abstract")
+
+    def _apply(self, fn, recurse=True):
+        """Moves and casts, as every module's; what becomes float64 is computed anew, since float32 has lost its digits."""
+        super()._apply(fn, recurse)
+        if self.rows.dtype == torch.float64:
+            for name, matrix in self.matrices().items():
+                setattr(self, name, torch.from_numpy(np.ascontiguousarray(matrix)).to(self.rows.device))
+        return self
 
     def published_macs(self, batch: int) -> int:
         """H W C log2(H W) for each of the two transforms, as the supplement counts them (Sec. 4)."""
@@ -60,8 +70,15 @@ class Fourier(Spectrum):
     def __init__(self, height: int, width: int, channels: int, way: Way = "auto"):
         super().__init__(height, width, width // 2 + 1, channels)
         self.way = way
-        rows, columns = real_dft(width), complex_dft(height)
-        self.keep(rows=rows, columns=columns, back_columns=columns.T, back_rows=real_inverse(width))
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        columns = complex_dft(self.height)
+        return {
+            "rows": real_dft(self.width),
+            "columns": columns,
+            "back_columns": columns.T,
+            "back_rows": real_inverse(self.width),
+        }
 
     def uses_matrices(self, device: torch.device) -> bool:
         if self.way != "auto":
@@ -72,7 +89,7 @@ class Fourier(Spectrum):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         with full_precision(x.device):
-            x, (real, imaginary) = x.float(), weight.float().unbind(-4)
+            x, (real, imaginary) = at_least_float32(x), at_least_float32(weight).unbind(-4)
             return self._matrices(x, real, imaginary) if self.uses_matrices(x.device) else self._fft(x, real, imaginary)
 
     def _fft(self, x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
@@ -104,13 +121,15 @@ class Cosine(Spectrum):
 
     def __init__(self, height: int, width: int, channels: int):
         super().__init__(height, width, width, channels)
-        rows, columns = dct(width), dct(height)
-        self.keep(rows=rows, columns=columns, back_columns=columns.T, back_rows=rows.T)
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        rows, columns = dct(self.width), dct(self.height)
+        return {"rows": rows, "columns": columns, "back_columns": columns.T, "back_rows": rows.T}
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         with full_precision(x.device):
-            y = (self.columns @ (self.rows @ x.float()).flatten(2)).unflatten(2, (self.width, -1))
-            y = self.back_columns @ (y * weight.float().squeeze(-4)).flatten(2)
+            y = (self.columns @ (self.rows @ at_least_float32(x)).flatten(2)).unflatten(2, (self.width, -1))
+            y = self.back_columns @ (y * at_least_float32(weight).squeeze(-4)).flatten(2)
             return self.back_rows @ y.unflatten(2, (self.width, -1))
 
 
