@@ -5,9 +5,10 @@ python docs/results/counts.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
+
+from studies import fill
 
 from lowpose.config import from_scratch
 from lowpose.nn.cost import Cost, count
@@ -50,20 +51,13 @@ def table(cost: Callable[..., Cost]) -> str:
     return "\n".join(out)
 
 
-def fill(text: str, content: str) -> str:
-    """`text` with the table between its marks."""
-    text, n = re.subn(r"(<!-- counts -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
-    assert n == 1, "kdgf.md has no place for counts"
-    return text
-
-
 def counted(recipe: str, *overrides: str) -> Cost:
     config = from_scratch(load_config(recipe, overrides))
     return count(build_model(config, recipe_skeleton(config)), config.input.size)
 
 
 def main() -> None:
-    PAGE.write_text(fill(PAGE.read_text(), table(counted)))
+    PAGE.write_text(fill(PAGE.read_text(), {"counts": table(counted)}))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def fill(text: str, tables: dict[str, str]) -> str:
     for name, table in tables.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, n = re.subn(marks, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
-        assert n == 1, f"cdkd.md has no place for {name}"
+        assert n == 1, f"the page has no place for {name}"
     return text
 
 
