@@ -166,7 +166,7 @@ def hand(folder: Path) -> None:
     from lowpose.skeletons import Skeleton
 
     config, skeleton = load_config(folder / "recipe.yaml"), Skeleton("hand", ("thumb", "index"))
-    save_weights(folder / "hand.safetensors", build_model(config, skeleton), config, skeleton)
+    save_weights(folder / "hand.safetensors", build_model(config, skeleton), config)
 
 
 def begun(folder: Path) -> None:

@@ -43,7 +43,7 @@ def save_teacher(path: Path, seed: int = 1, skeleton: Skeleton = COCO17, **secti
         for layer in (getattr(head, "to_x", None), getattr(head, "to_y", None)):
             if layer is not None:
                 layer.weight.normal_(std=layer.in_features**-0.5)
-    save_weights(path, model, config, skeleton)
+    save_weights(path, model, config)
     return path
 
 

@@ -38,7 +38,7 @@ def model_of(skeleton=COCO17, seed=0, **sections):
 @pytest.mark.parametrize("half", [False, True])
 def test_round_trip(tmp_path, half):
     model, config = model_of()
-    save_weights(tmp_path / "w.safetensors", model, config, COCO17, half=half, step=7)
+    save_weights(tmp_path / "w.safetensors", model, config, half=half, step=7)
     loaded, found = load_model(tmp_path / "w.safetensors")
     assert found == config and loaded.skeleton == COCO17 and not loaded.training
     assert read_weights(tmp_path / "w.safetensors")[1]["step"] == 7
@@ -54,7 +54,7 @@ def test_round_trip(tmp_path, half):
 def test_half_is_half_the_size(tmp_path):
     model, config = model_of()
     for half in (False, True):
-        save_weights(tmp_path / f"{half}.safetensors", model, config, COCO17, half=half)
+        save_weights(tmp_path / f"{half}.safetensors", model, config, half=half)
     assert (tmp_path / "True.safetensors").stat().st_size < 0.52 * (tmp_path / "False.safetensors").stat().st_size
 
 
@@ -64,7 +64,7 @@ def test_loading_needs_no_network_and_no_init_file(tmp_path):
     config = config.model_copy(
         update={"model": config.model.model_copy(update={"pretrained": "/nowhere.pth"}), "init": "/nowhere"}
     )
-    save_weights(tmp_path / "w.safetensors", model, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", model, config)
     load_model(tmp_path / "w.safetensors")
 
 
@@ -72,7 +72,7 @@ def test_loading_needs_no_network_and_no_init_file(tmp_path):
 @pytest.mark.parametrize("target", [MPII16, CROWDPOSE14, LSP14])
 def test_init_carries_joints_over_by_name(tmp_path, head, target):
     source, config = model_of(COCO17, head={"name": head})
-    save_weights(tmp_path / "w.safetensors", source, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", source, config)
     model, _ = model_of(target, seed=1, head={"name": head})
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     missing = initialise(model, tmp_path / "w.safetensors")
@@ -94,7 +94,7 @@ def test_init_carries_joints_over_by_name(tmp_path, head, target):
 
 def test_init_of_the_same_skeleton_takes_everything(tmp_path):
     source, config = model_of()
-    save_weights(tmp_path / "w.safetensors", source, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", source, config)
     model, _ = model_of(seed=1)
     assert initialise(model, tmp_path / "w.safetensors") == []
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
@@ -102,7 +102,7 @@ def test_init_of_the_same_skeleton_takes_everything(tmp_path):
 
 def test_init_lists_what_does_not_fit(tmp_path):
     source, config = model_of()
-    save_weights(tmp_path / "w.safetensors", source, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", source, config)
     model, _ = model_of(head={"name": "simcc", "split": 3})
     missing = initialise(model, tmp_path / "w.safetensors")
     assert {m.split(" ")[0] for m in missing} == {"head.to_x.weight", "head.to_x.bias", "head.to_y.weight", "head.to_y.bias"}
@@ -111,7 +111,7 @@ def test_init_lists_what_does_not_fit(tmp_path):
 
 def test_init_refuses_what_shares_nothing(tmp_path):
     source, config = model_of()
-    save_weights(tmp_path / "w.safetensors", source, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", source, config)
     hand, _ = model_of(Skeleton("hand", ("thumb", "index")))
     with pytest.raises(LowposeError, match="weights for skeleton 'coco17' .* share no keypoint with 'hand'"):
         initialise(hand, tmp_path / "w.safetensors")
@@ -140,7 +140,7 @@ def test_files_that_are_no_weights(tmp_path):
 def test_damaged_weights(tmp_path):
     model, config = model_of()
     path = tmp_path / "weights.safetensors"
-    save_weights(path, model, config, COCO17)
+    save_weights(path, model, config)
     assert weights_path(tmp_path) == path
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
@@ -189,13 +189,15 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_state(tmp_path):
         import resource, torch
         from pathlib import Path
         from lowpose.checkpoint import save_state, save_weights
-        from lowpose.errors import LowposeError
-        from lowpose.skeletons import COCO17
         from lowpose.config import RunConfig
+        from lowpose.errors import LowposeError
+        from lowpose.nn.model import build_model
+        from lowpose.skeletons import COCO17
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        model, folder = torch.nn.Linear(300, 300), Path({str(tmp_path)!r})
+        config, folder = RunConfig(model={{"pretrained": "none"}}), Path({str(tmp_path)!r})
+        model = build_model(config, COCO17)
         state = lambda: save_state(folder, model.state_dict())
-        weights = lambda: save_weights(folder / "w.safetensors", model, RunConfig(), COCO17)
+        weights = lambda: save_weights(folder / "w.safetensors", model, config)
         for write in (state, weights):
             try:
                 write()
@@ -215,7 +217,7 @@ def test_packed_weights_are_half_as_large_and_name_no_place(tmp_path):
     config = tiny(data={"root": str(tmp_path / "somewhere")}, cache={"dir": str(tmp_path / "cache")})
     torch.manual_seed(0)
     model = build_model(config, COCO17)
-    save_weights(tmp_path / "w.safetensors", model, config, COCO17, step=7)
+    save_weights(tmp_path / "w.safetensors", model, config, step=7)
     pack_weights(tmp_path / "w.safetensors", tmp_path / "packed.safetensors")
     data = (tmp_path / "packed.safetensors").read_bytes()
     assert len(data) < 0.6 * (tmp_path / "w.safetensors").stat().st_size
@@ -232,7 +234,7 @@ def test_weights_beyond_fp16_are_not_packed(tmp_path):
     model = build_model(config, COCO17)
     with torch.no_grad():
         model.head.to_x.bias[0] = 1e6
-    save_weights(tmp_path / "w.safetensors", model, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", model, config)
     with pytest.raises(LowposeError, match="fp16 cannot hold 1 tensors, as head.to_x.bias"):
         pack_weights(tmp_path / "w.safetensors", tmp_path / "packed.safetensors")
     assert not (tmp_path / "packed.safetensors").exists()

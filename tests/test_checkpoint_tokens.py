@@ -34,7 +34,7 @@ def model_of(mixer, skeleton=LSP14, size=(32, 32), seed=0):
 
 
 def saved(path, model: PoseModel, config) -> str:
-    save_weights(path, model, config, model.skeleton)
+    save_weights(path, model, config)
     return str(path)
 
 

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = tiny(head={"name": "heatmap", "target": "continuous", "decode": "argmax"})
     torch.manual_seed(0)
-    save_weights(folder / "weights.safetensors", build_model(config, COCO17), config, COCO17)
+    save_weights(folder / "weights.safetensors", build_model(config, COCO17), config)
     return folder
 
 
@@ -58,7 +58,7 @@ def test_a_skeleton_without_sigmas_still_gives_result_rows(tmp_path):
     """MPII has no OKS, so nothing is suppressed: every box keeps its row, in COCO's pixel indices."""
     config = tiny(data={"skeleton": "mpii16"})
     torch.manual_seed(0)
-    save_weights(tmp_path / "weights.safetensors", build_model(config, MPII16), config, MPII16)
+    save_weights(tmp_path / "weights.safetensors", build_model(config, MPII16), config)
     evaluate(tmp_path, bootstrap=0, results=tmp_path / "r.json")
     rows = json.loads((tmp_path / "r.json").read_text())
     found = np.load(tmp_path / "predictions.npz")

@@ -26,7 +26,7 @@ STEP = TILE + max(6, TILE // 24)  # from tile to tile of a sheet
 def run(folder: Path, skeleton: Skeleton = COCO17, **sections) -> Path:
     torch.manual_seed(len(str(folder)))
     config = tiny(**sections)
-    save_weights(folder / "weights.safetensors", build_model(config, skeleton), config, skeleton)
+    save_weights(folder / "weights.safetensors", build_model(config, skeleton), config)
     return folder
 
 

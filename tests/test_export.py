@@ -55,7 +55,7 @@ def make_weights(path, head: str, model: dict, size, flip: bool):
                 module.momentum = None  # the mean of what is seen, not of the start as well
         for seed in range(4):
             net(torch.from_numpy(noisy(8, size, seed)).permute(0, 3, 1, 2))
-    save_weights(path, net, config, LSP14)
+    save_weights(path, net, config)
     return path
 
 

@@ -360,7 +360,7 @@ def test_a_trunk_begins_as_that_of_a_run(tmp_path):
     torch.manual_seed(0)
     config = recipe(pretrained="none")
     teacher = build_model(config, LSP14)
-    save_weights(tmp_path / "weights.safetensors", teacher, config, LSP14)
+    save_weights(tmp_path / "weights.safetensors", teacher, config)
     student = build_model(recipe(pretrained=str(tmp_path / "weights.safetensors"), stages=3), LSP14)
     theirs, own = teacher.state_dict(), student.state_dict()
     trunk = [name for name in own if name.startswith("backbone.")]

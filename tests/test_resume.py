@@ -15,10 +15,10 @@ from tiny import digest, tiny
 from torch import nn
 
 from lowpose import checkpoint
-from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state
 from lowpose.config import dump_config
 from lowpose.progress import read_log
+from lowpose.tasks import pose
 from lowpose.training import train
 
 PLAIN = {"train": {"epochs": 6, "save_every": 3, "optimizer": "adamw", "weight_decay": 0.05, "schedule": "onecycle", "ema": 0.9}}
@@ -141,13 +141,13 @@ def with_dropout(config, skeleton):
     return model
 
 
-own_build = loop.build_model
+own_build = pose.build_model
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [3, 1]])
 def test_stopped_anywhere_and_resumed(tmp_path, monkeypatch, stops):
     """`stop_after` saves the state; momentum, EMA and the random numbers of dropout go on where they were."""
-    monkeypatch.setattr(loop, "build_model", with_dropout)
+    monkeypatch.setattr(pose, "build_model", with_dropout)
     config = tiny(
         train={"epochs": 4, "ema": 0.9, "optimizer": "sgd", "lr": 0.01, "save_every": 3}, cache={"dir": str(tmp_path / "cache")}
     )

@@ -12,11 +12,11 @@ from tiny import tiny
 
 from lowpose.checkpoint import save_weights
 from lowpose.errors import LowposeError
-from lowpose.evaluation import Predictions, validation_data
 from lowpose.images import read_image
 from lowpose.nn.model import build_model
 from lowpose.sheet import draw_sheet, ranked
 from lowpose.skeletons import COCO17
+from lowpose.tasks.pose import Predictions, validation_data
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -36,12 +36,12 @@ def test_ranked_by_mean_error_as_a_share_of_the_crop():
 def test_sheet_of_a_run(tmp_path):
     config = tiny()
     torch.manual_seed(0)
-    save_weights(tmp_path / "weights.safetensors", build_model(config, COCO17), config, COCO17)
+    save_weights(tmp_path / "weights.safetensors", build_model(config, COCO17), config)
     picture = read_image(draw_sheet(tmp_path, persons=6, columns=2))
     assert picture.shape[0] > 3 * 192 and picture.shape[1] > 2 * 192
     with pytest.raises(LowposeError, match="at least three labelled persons; split 'val' has 2"):
         few = tiny(data={"options": {"count": 2, "size": [64, 64], "height": [30, 50]}})
-        save_weights(tmp_path / "few.safetensors", build_model(few, COCO17), few, COCO17)
+        save_weights(tmp_path / "few.safetensors", build_model(few, COCO17), few)
         draw_sheet(tmp_path / "few.safetensors")
 
 

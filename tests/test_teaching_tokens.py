@@ -48,7 +48,7 @@ def teacher(tmp_path_factory):
                 p.normal_(std=p[0].numel() ** -0.5)
         noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
         built.head.final[-2].weight.mul_(0.3 / built(noise)["map"].std())
-    save_weights(path, built, config, COCO17)
+    save_weights(path, built, config)
     return path
 
 

@@ -19,6 +19,7 @@ from lowpose.config import TrainConfig
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones import Backbone
 from lowpose.nn.distill.base import Term
+from lowpose.nn.model import build_model
 from lowpose.progress import Log, read_log
 from lowpose.skeletons import COCO17
 from lowpose.training import Run, check_folder, learning_rate_factor, make_optimizer, prepare_model, set_training, train
@@ -254,7 +255,7 @@ def test_frozen_norms_keep_their_statistics(tmp_path):
 
 def test_sync_bn_reaches_every_norm_and_keeps_activations(monkeypatch):
     """MobileNet's norms hold its activations."""
-    model = loop.build_model(
+    model = build_model(
         tiny(model={"backbone": "mobilenetv3_small_100", "pretrained": "none", "deconv": [16, 16, 16]}), COCO17
     ).eval()
     pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -61,7 +61,7 @@ def model(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     net = build_model(config, COCO17)
     torch.nn.init.normal_(net.head.final.weight, std=1.0)
-    save_weights(folder / "weights.safetensors", net, config, COCO17, step=0)
+    save_weights(folder / "weights.safetensors", net, config, step=0)
     export_onnx(folder / "weights.safetensors", folder / "model.onnx")
     return folder
 

@@ -11,7 +11,7 @@ from typing import Any
 from lowpose import __version__
 from lowpose.config import RunConfig, portable
 from lowpose.files import write_json, write_text
-from lowpose.samples import PoseData
+from lowpose.samples import ClassData, PoseData
 
 CONVENTION = "continuous pixels (pixel i covers [i, i+1)), also for recipes of published rows; see docs/conventions.md"
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "faster-coco-eval", "onnxruntime")
@@ -33,7 +33,7 @@ def sha256(path: Path) -> str:
 
 
 def make_card(
-    config: RunConfig, data: PoseData, report: dict[str, Any], weights: Path, cost: dict[str, Any], **facts: Any
+    config: RunConfig, data: PoseData | ClassData, report: dict[str, Any], weights: Path, cost: dict[str, Any], **facts: Any
 ) -> dict[str, Any]:
     """A card as a mapping.
 
@@ -49,13 +49,7 @@ def make_card(
             "epochs": config.train.epochs,
             "seed": config.train.seed,
         },
-        "measured_on": {
-            "kind": data.kind,
-            "split": data.split,
-            "persons": len(data),
-            "boxes": data.boxes,
-            "protocol": data.protocol,
-        },
+        "measured_on": _measured_on(data),
         "input": {"size": list(config.input.size), "padding": config.input.padding, "resample": config.input.resample},
         "flip_test": config.eval.flip,
         "metrics": report["metrics"],
@@ -64,7 +58,7 @@ def make_card(
         "groups": report.get("groups", {}),
         "cost": cost,
         "skipped_pictures": report.get("skipped_pictures", []),
-        "convention": CONVENTION,
+        **({} if isinstance(data, ClassData) else {"convention": CONVENTION}),
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}",
         "recipe": portable(config).model_dump(mode="json", exclude_none=True),
@@ -72,6 +66,13 @@ def make_card(
     if config.paper is not None:
         card["paper"] = config.paper.model_dump(exclude_none=True)
     return card | facts
+
+
+def _measured_on(data: PoseData | ClassData) -> dict[str, Any]:
+    where = {"kind": data.kind, "split": data.split}
+    if isinstance(data, ClassData):
+        return where | {"pictures": len(data), "classes": len(data.classes)}
+    return where | {"persons": len(data), "boxes": data.boxes, "protocol": data.protocol}
 
 
 def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:
@@ -96,12 +97,12 @@ def markdown(card: dict[str, Any]) -> str:
         f"# {card['name']}",
         "",
         f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}. Measured on {m['kind']} `{m['split']}`: "
-        f"{m['persons']} persons, boxes: {m['boxes']}, protocol: {m['protocol']}.",
+        f"{_persons(m)}.",
         f"Input {i['size'][0]}x{i['size'][1]} pixels (width x height), padding {i['padding']}, resampling `{i['resample']}`, "
         f"flip test {'on' if card['flip_test'] else 'off'}.",
         f"Cost: {card['cost']['params'] / 1e6:.2f}M parameters, {card['cost']['macs'] / 1e9:.3f} GMAC.",
         "",
-        "| metric | value [95% interval over persons; AP and AR: over pictures] | n |",
+        f"| metric | value [95% interval over {'pictures' if 'classes' in m else 'persons; AP and AR: over pictures'}] | n |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
@@ -116,25 +117,42 @@ def markdown(card: dict[str, Any]) -> str:
         value = "not printed for this size" if p.get("value") is None else p["value"]
         lines += ["", f"Published: {p['title']}, {p['table']}, {p['row']}: {p['metric']} {value}."]
         lines += [f"Note: {p['note']}"] if p.get("note") else []
-    groups = {k: v for k, v in card["groups"].items() if v}
-    if groups:
-        names = list(next(iter(groups.values())))
-        lines += ["", "| by joint | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        lines += [f"| {k} | " + " | ".join(_number(v.get(n)) for n in names) + " |" for k, v in groups.items()]
+    lines += _by_class(card) if "classes" in m else _by_joint(card)
     if card["skipped_pictures"]:
         lines += ["", f"Pictures that could not be read: {len(card['skipped_pictures'])}"]
         lines += [f"- {line}" for line in card["skipped_pictures"][:10]]
     if card.get("skipped_in_training"):
         lines += ["", f"Pictures that training could not read: {len(card['skipped_in_training'])} (named in card.json)"]
+    lines += ["", f"Coordinates: {card['convention']}."] if "convention" in card else []
     lines += [
-        "",
-        f"Coordinates: {card['convention']}.",
         "",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()) + ".",
     ]
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _persons(measured_on: dict[str, Any]) -> str:
+    if "classes" in measured_on:
+        return f"{measured_on['pictures']} pictures of {measured_on['classes']} classes"
+    return "{persons} persons, boxes: {boxes}, protocol: {protocol}".format(**measured_on)
+
+
+def _by_joint(card: dict[str, Any]) -> list[str]:
+    groups = {k: v for k, v in card["groups"].items() if v}
+    if not groups:
+        return []
+    names = list(next(iter(groups.values())))
+    lines = ["", "| by joint | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    return lines + [f"| {k} | " + " | ".join(_number(v.get(n)) for n in names) + " |" for k, v in groups.items()]
+
+
+def _by_class(card: dict[str, Any], ends: int = 10) -> list[str]:
+    """The classes that are told worst and best; all are in card.json."""
+    ranked = sorted(card["groups"]["top-1"].items(), key=lambda item: item[1])
+    shown = ranked if len(ranked) <= 2 * ends else [*ranked[:ends], *ranked[-ends:]]
+    return ["", "| class | top-1 |", "|---|---|", *(f"| {name} | {value:.1f} |" for name, value in shown)]
 
 
 def _left_out(card: dict[str, Any]) -> list[str]:

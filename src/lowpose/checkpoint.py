@@ -6,7 +6,7 @@ Nothing is ever unpickled: states are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,31 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowpose import __version__
 from lowpose.config import RunConfig, from_scratch, parse_config, portable
 from lowpose.errors import LowposeError
 from lowpose.files import whole, write_bytes
+from lowpose.nn.classifier import Classifier, build_classifier
 from lowpose.nn.mixers.gfl_static import Filtered
 from lowpose.nn.model import PoseModel, build_model
 from lowpose.skeletons import Skeleton
 
+Model = PoseModel | Classifier
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 
 
-def save_weights(path: Path, model: nn.Module, config: RunConfig, skeleton: Skeleton, half: bool = False, **facts: Any) -> None:
-    """One file with tensors, recipe and skeleton; `half` stores floats as fp16. Appears whole or not at all."""
+def save_weights(path: Path, model: Model, config: RunConfig, half: bool = False, **facts: Any) -> None:
+    """One file with tensors, recipe and skeleton (or classes); `half` stores floats as fp16. Appears whole or not at all."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     about = {
         "version": __version__,
         "config": config.model_dump(mode="json", exclude_none=True),
-        "skeleton": skeleton.to_dict(),
+        **({"classes": list(model.classes)} if isinstance(model, Classifier) else {"skeleton": model.skeleton.to_dict()}),
         **facts,
     }
     write_bytes(path, save(state, {"lowpose": json.dumps(about)}))
@@ -47,13 +49,13 @@ def pack_weights(weights: str | Path, out: Path) -> None:
 
     Raises: LowposeError for a file that is not lowpose's, or weights that fp16 cannot hold.
     """
-    model, config = load_model(weights)
+    model, config = load_model(weights, task=None)
     about = describe_weights(weights)
     large = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v.half()).all()]
     if large:
         raise LowposeError(f"{weights}: fp16 cannot hold {len(large)} tensors, as {large[0]}")
-    facts = {k: v for k, v in about.items() if k not in ("version", "config", "skeleton")}
-    save_weights(out, model, portable(config), model.skeleton, half=True, **facts)
+    facts = {k: v for k, v in about.items() if k not in ("version", "config", "skeleton", "classes")}
+    save_weights(out, model, portable(config), half=True, **facts)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,7 +67,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def describe_weights(path: str | Path) -> dict[str, Any]:
-    """What a weights file says about itself, without reading its tensors: 'config', 'skeleton', 'version', ...
+    """What a weights file says about itself, without reading its tensors: 'config', 'skeleton' or 'classes', 'version', ...
 
     Raises: LowposeError for a file that is missing or not lowpose's.
     """
@@ -91,7 +93,8 @@ def _description(f: Any, path: Path) -> dict[str, Any]:
         )
     try:
         about = json.loads(about)
-        return {"config": about["config"], "skeleton": about["skeleton"], **about}
+        labels = "classes" if "classes" in about else "skeleton"
+        return {"config": about["config"], labels: about[labels], **about}
     except (ValueError, KeyError, TypeError):
         raise LowposeError(f"{path}: its description of the model is damaged (no recipe or skeleton inside)") from None
 
@@ -108,14 +111,19 @@ def weights_path(path: str | Path) -> Path:
     return path
 
 
-def load_model(path: str | Path) -> tuple[PoseModel, RunConfig]:
-    """The model of a weights file or run folder, in eval mode, float32.
+def load_model(path: str | Path, task: str | None = "pose") -> tuple[Model, RunConfig]:
+    """The model of a weights file or run folder, in eval mode, float32. `task`: the one that the caller can use; None: any.
 
-    Raises: LowposeError for a file that does not fit the model that its recipe describes.
+    Raises: LowposeError for a file that does not fit the model that its recipe describes, or a model of another task.
     """
     state, about = read_weights(path)
     config = from_scratch(parse_config(about["config"], str(path)))
-    model = build_model(config, Skeleton.from_dict(about["skeleton"], str(path)))
+    if task is not None and config.task != task:
+        raise LowposeError(f"{path}: weights of task '{config.task}'; here only those of task '{task}' serve")
+    if "classes" in about:
+        model: Model = build_classifier(config, tuple(about["classes"]))
+    else:
+        model = build_model(config, Skeleton.from_dict(about["skeleton"], str(path)))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     try:
         model.load_state_dict(state)
@@ -125,37 +133,38 @@ def load_model(path: str | Path) -> tuple[PoseModel, RunConfig]:
     return model.eval(), config
 
 
-def initialise(model: PoseModel, path: str | Path) -> list[str]:
-    """Start from other weights: same names and shapes are taken, per-keypoint tensors row by row by keypoint name.
+def initialise(model: Model, path: str | Path) -> list[str]:
+    """Start from other weights: same names and shapes are taken, tensors per keypoint (or class) row by row by its name.
 
+    From weights of another task the backbone is taken.
     Returns: the model's tensors (and keypoints of tensors) that were not loaded.
-    Raises: LowposeError if nothing fits, or no keypoint name is shared.
+    Raises: LowposeError if nothing fits, or no keypoint or class name is shared.
     """
     state, about = read_weights(path)
-    source = Skeleton.from_dict(about["skeleton"], str(path))
-    shared = [(i, source.keypoints.index(n)) for i, n in enumerate(model.skeleton.keypoints) if n in source.keypoints]
-    if not shared:
-        raise LowposeError(
-            f"{path}: weights for skeleton '{source.name}' ({', '.join(source.keypoints[:4])}, ...) share no keypoint "
-            f"with '{model.skeleton.name}' ({', '.join(model.skeleton.keypoints[:4])}, ...)"
-        )
+    ours, theirs = label_names(model), _names_in(about, path)
+    other_task = isinstance(model, Classifier) != ("classes" in about)
+    shared = [] if other_task else [(i, theirs.index(n)) for i, n in enumerate(ours) if n in theirs]
+    if other_task:
+        state = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    elif not shared:
+        raise _nothing_shared(model, about, path)
     for prefix, module in model.named_modules():
         if isinstance(module, Filtered):  # filters follow the grid
             state |= module.adapt(state, f"{prefix}.")
-    per_keypoint = {f"{prefix}.{name}": n for prefix in ("head", "tokens") for name, n in _per_keypoint(model, prefix)}
+    per_label = _per_label(model)
     missing, taken = [], 0
     with torch.no_grad():
         for name, own in model.state_dict().items():
             given = state.get(name)
-            groups = per_keypoint.get(name)
+            groups = per_label.get(name)
             if given is None:
                 missing.append(name)
-            elif groups and given.shape[1:] == own.shape[1:] and len(given) == groups * len(source):
+            elif groups and given.shape[1:] == own.shape[1:] and len(given) == groups * len(theirs):
                 rows_to, rows_from = zip(*shared, strict=True)
-                own.view(groups, len(model.skeleton), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(source), -1)[
+                own.view(groups, len(ours), -1)[:, list(rows_to)] = given.to(own.dtype).view(groups, len(theirs), -1)[
                     :, list(rows_from)
                 ]
-                missing += [f"{name}[{n}]" for n in model.skeleton.keypoints if n not in source.keypoints]
+                missing += [f"{name}[{n}]" for n in ours if n not in theirs]
                 taken += own.ndim > 1  # norms, biases and counters may fit by chance
             elif given.shape == own.shape and not groups:
                 own.copy_(given)
@@ -167,8 +176,33 @@ def initialise(model: PoseModel, path: str | Path) -> list[str]:
     return missing
 
 
-def _per_keypoint(model: PoseModel, part: str) -> Iterable[tuple[str, int]]:
-    return getattr(getattr(model, part), "per_keypoint", {}).items()
+def label_names(model: Model) -> tuple[str, ...]:
+    """Names of what the model predicts: keypoints or classes."""
+    return model.classes if isinstance(model, Classifier) else model.skeleton.keypoints
+
+
+def _names_in(about: dict[str, Any], path: str | Path) -> tuple[str, ...]:
+    return tuple(about["classes"]) if "classes" in about else Skeleton.from_dict(about["skeleton"], str(path)).keypoints
+
+
+def _nothing_shared(model: Model, about: dict[str, Any], path: str | Path) -> LowposeError:
+    ours, theirs = label_names(model), _names_in(about, path)
+    if isinstance(model, Classifier):
+        return LowposeError(
+            f"{path}: weights for classes {', '.join(theirs[:4])}, ... share none with {', '.join(ours[:4])}, ..."
+        )
+    return LowposeError(
+        f"{path}: weights for skeleton '{about['skeleton']['name']}' ({', '.join(theirs[:4])}, ...) share no keypoint "
+        f"with '{model.skeleton.name}' ({', '.join(ours[:4])}, ...)"
+    )
+
+
+def _per_label(model: Model) -> dict[str, int]:
+    """Parameter -> n, where its first axis is (n, labels) flattened."""
+    if isinstance(model, Classifier):
+        return {f"head.{name}": n for name, n in model.head.per_label.items()}
+    parts = {"head": model.head, "tokens": model.tokens}
+    return {f"{prefix}.{name}": n for prefix, part in parts.items() if part is not None for name, n in part.per_keypoint.items()}
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

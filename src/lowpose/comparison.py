@@ -17,12 +17,12 @@ from lowpose.cards import sha256
 from lowpose.checkpoint import WEIGHTS, describe_weights, load_model, weights_path
 from lowpose.config import RunConfig, parse_config
 from lowpose.errors import LowposeError
-from lowpose.evaluation import evaluate, instance_threshold, validation_data
+from lowpose.evaluation import evaluate
 from lowpose.files import write_json, write_text
-from lowpose.metrics import Precision, has_precision, per_person, precision
+from lowpose.metrics import Precision
 from lowpose.metrics.bootstrap import paired_difference, paired_stats_difference, ratio
-from lowpose.metrics.oks import coco_rows
 from lowpose.recipe_files import load_config
+from lowpose.tasks import task_of
 from lowpose.training import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")
@@ -123,7 +123,7 @@ def check_same_run(run: Path, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """One trained run: per-person sums of PCK and EPE, average precision where the data set has it, and the cost."""
+    """One trained run: sums per person (PCK, EPE) or picture (accuracy), average precision where there is one, and the cost."""
 
     sums: dict[str, tuple[np.ndarray, np.ndarray]]
     precision: Precision | None
@@ -133,15 +133,11 @@ class Measured:
 def measure_run(run: Path) -> Measured:
     """Evaluate a run on its validation split, into its card, and keep what paired intervals need."""
     card = evaluate(run)
-    model, config = load_model(run)
-    data = validation_data(config)
-    found = np.load(run / "predictions.npz")
-    sums = per_person(data, found["keypoints"], found["crop_scale"])
-    if not has_precision(data):
-        return Measured(sums, None, card["cost"])
-    threshold = instance_threshold(model, config)
-    rows = coco_rows(data, found["keypoints"], found["scores"], found["published"], threshold, config.eval.nms)
-    return Measured(sums, precision(data, rows), card["cost"])
+    model, config = load_model(run, task=None)
+    task = task_of(config)
+    saved = np.load(run / "predictions.npz")
+    sums, precise = task.paired(model, config, task.validation_data(config), saved)
+    return Measured(sums, precise, card["cost"])
 
 
 def table_rows(measured: dict[str, list[Measured]], bootstrap: int) -> list[dict[str, Any]]:

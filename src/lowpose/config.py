@@ -35,7 +35,7 @@ def _size(value: tuple[int, int]) -> tuple[int, int]:
 
 
 class DataConfig(Strict):
-    """Where the persons come from. `kind` is a registered reader; `root` defaults to data/KIND."""
+    """Where the persons (or the pictures of classes) come from. `kind` is a registered reader; `root` defaults to data/KIND."""
 
     kind: str = "synthetic"
     root: str | None = None
@@ -80,6 +80,7 @@ class AugmentConfig(Strict):
     half_body: float = Field(0.0, ge=0, le=1)
     half_body_joints: int = Field(8, ge=2)  # only with more labelled joints than this
     shift: float = Field(0.0, ge=0, lt=1)  # of the box, uniform, as a share of its padded extent
+    whole_pixels: bool = False  # shifts by whole crop pixels, each equally likely: a window of the picture in a black border
     colour: float = Field(0.0, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- colour
     views: int | None = Field(None, ge=1)  # so many views of each person, taken in turn by epoch; null: a new one each epoch
     seed: int | None = Field(None, ge=0)  # of the views; null: train.seed
@@ -98,8 +99,9 @@ class CacheConfig(Strict):
         return self
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+def short_for(key: str) -> BeforeValidator:
+    """A bare text is short for the section with `key`: `teacher: PATH`, `downsampling: mgil`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 class TokensConfig(Strict):
@@ -128,10 +130,12 @@ class ModelConfig(Strict):
     backbone: str = "resnet18"  # any timm model that gives feature maps, or 'none': tokens of the picture itself
     stages: int | None = Field(None, ge=1, le=4)  # HRNet only: how many are kept (default all); the last fuses into one branch
     pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
+    # 'small', for pictures of a few dozen pixels: a ResNet's first convolution becomes 3x3 of stride 1, its pooling is left out
+    stem: Literal["own", "small"] = "own"
     neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
     deconv: tuple[int, ...] = (256, 256, 256)
     # what takes the place of strided convolutions and pooling: 'mgil', 'spd', or a mapping of 'name' and its settings
-    downsampling: Annotated[dict[str, Any] | None, BeforeValidator(_named)] = None
+    downsampling: Annotated[dict[str, Any] | None, short_for("name")] = None
     tokens: TokensConfig | None = None  # null: the head reads the feature map
 
     @model_validator(mode="after")
@@ -145,11 +149,6 @@ class ModelConfig(Strict):
 
 # YAML reads a bare `no` as false
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)]
-
-
-def named_weights(value: Any) -> Any:
-    """`teacher: PATH` is short for `teacher: {weights: PATH}`."""
-    return {"weights": value} if isinstance(value, str) else value
 
 
 class TeacherConfig(Strict):
@@ -217,11 +216,41 @@ class PaperConfig(Strict):
     note: str | None = None
 
 
+# what a recipe with task: classification says where it says nothing: the whole picture, as it is
+CLASSIFICATION: dict[str, Any] = {
+    "data": {"kind": "folder"},
+    "input": {"padding": 1.0},
+    "augment": {"scale": 0.0, "rotation": 0.0, "shift": 0.125, "whole_pixels": True},
+    "model": {"neck": "none"},
+    "head": {"name": "linear"},
+    "eval": {"flip": False},
+}
+POSE_ONLY = (
+    *("data.boxes", "data.skeleton", "augment.half_body", "augment.half_body_joints", "cache"),
+    *("model.neck", "model.deconv", "model.tokens", "teacher", "distill", "eval.nms", "eval.keypoint_threshold"),
+)
+
+
+def below(low: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what they lack taken from `low`, section by section."""
+    out = dict(low)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(low.get(key), dict)
+        out[key] = below(low[key], value) if both else value
+    return out
+
+
+def _at(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
+
+
 class RunConfig(Strict):
     """A whole recipe. `head` holds the name of a head and that head's settings; `init` names weights to start from."""
 
     name: str = "run"
-    task: Literal["pose"] = "pose"
+    task: Literal["pose", "classification"] = "pose"
     data: DataConfig = DataConfig()
     input: InputConfig = InputConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -229,12 +258,28 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     head: dict[str, Any] = Field(default_factory=lambda: {"name": "simcc"})  # 'name' and that head's settings
     init: str | None = None  # weights to start from; joints are matched by name
-    teacher: Annotated[TeacherConfig | None, BeforeValidator(named_weights)] = None
+    teacher: Annotated[TeacherConfig | None, short_for("weights")] = None
     distill: dict[str, dict[str, Any] | None] = Field(default_factory=dict)  # method: its settings; null leaves one out
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     paper: PaperConfig | None = None
     note: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("task") == "classification":
+            return below(CLASSIFICATION, values)
+        return values
+
+    @model_validator(mode="after")
+    def _only_for_pose(self) -> RunConfig:
+        if self.task == "classification":
+            plain = RunConfig(model=ModelConfig(neck="none"))
+            for path in POSE_ONLY:
+                if _at(self, path) != _at(plain, path):
+                    raise ValueError(f"{path} is for poses; a recipe with task: classification leaves it out")
+        return self
 
     @model_validator(mode="after")
     def _teaching(self) -> RunConfig:

@@ -15,7 +15,7 @@ from lowpose.checkpoint import WEIGHTS, load_model
 from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.draw import contact_sheet
-from lowpose.evaluation import evaluate, predict_split, validation_data
+from lowpose.evaluation import evaluate
 from lowpose.files import write_json
 from lowpose.images import write_image
 from lowpose.loader import TrainingOrder, training_loader
@@ -26,6 +26,7 @@ from lowpose.recipe_files import load_config
 from lowpose.runtime import load
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile
+from lowpose.tasks.pose import predict_split, validation_data
 from lowpose.training import compute_loss, train, training_data
 
 SHARES = {32: 0.17, 64: 0.28, 128: 0.55}  # of the training time

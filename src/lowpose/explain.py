@@ -21,7 +21,7 @@ from lowpose.config import RunConfig
 from lowpose.data.crops import Crop, CropReader
 from lowpose.draw import INK, OUTLINE, PAPER, TRUTH, contact_sheet, draw_crop
 from lowpose.errors import LowposeError
-from lowpose.evaluation import Predictions, check_skeleton, measured_data, predict_split, validation_data
+from lowpose.evaluation import measured_data
 from lowpose.geometry import transform
 from lowpose.images import write_image
 from lowpose.nn.attention import attention, cam_class, layer_paths
@@ -29,6 +29,7 @@ from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile, ranked
 from lowpose.skeletons import Skeleton
+from lowpose.tasks.pose import Predictions, check_fits, predict_split, validation_data
 
 NEAR = 1 / 8  # of the crop's longer side: attention within this distance of the joint counts as on it
 FOUND = (40, 255, 120)  # RGB of predicted joints
@@ -86,7 +87,7 @@ def explain(
         _check_same_keypoints(other, model, beside)
         others = layer_paths(other, wanted, str(beside))
     data = validation_data(config.model_copy(update={"data": measured_data(config, source, None, None)}))
-    check_skeleton(model, data)
+    check_fits(model, data)
     found = predict_split(model, data, config)
     order, errors = ranked(data, found, config)
     if len(order) < 3:

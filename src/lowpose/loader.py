@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lowpose.data.augment import generator
 from lowpose.data.crops import Crop, CropReader
+from lowpose.data.pictures import Picture, PictureReader
 from lowpose.errors import LowposeError
 
 
@@ -39,6 +40,42 @@ class PoseBatch:
         return PoseBatch(*pinned, self.matrices, self.errors, {k: v.pin_memory() for k, v in self.teacher.items()})
 
 
+@dataclass
+class PictureBatch:
+    """images (B, 3, H, W) uint8 RGB, channels last in memory; labels (B,) int64; weight (B,) float32: 0 for a picture that
+    could not be read; index (B,) positions in the split; errors: one line per picture that could not be read."""
+
+    images: Tensor
+    labels: Tensor
+    weight: Tensor
+    index: Tensor
+    errors: list[str]
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.images, self.labels, self.weight, self.index
+
+    def to(self, device) -> PictureBatch:
+        return PictureBatch(*(t.to(device, non_blocking=True) for t in self._tensors()), self.errors)
+
+    def pin_memory(self) -> PictureBatch:
+        return PictureBatch(*(t.pin_memory() for t in self._tensors()), self.errors)
+
+
+Batch = PoseBatch | PictureBatch
+Reader = CropReader | PictureReader
+
+
+def collate_pictures(items: list[tuple[Picture, dict]]) -> PictureBatch:
+    pictures = [picture for picture, _ in items]
+    return PictureBatch(
+        torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2),
+        torch.tensor([p.label for p in pictures]),
+        torch.tensor([float(p.error is None) for p in pictures]),
+        torch.tensor([p.index for p in pictures]),
+        [p.error for p in pictures if p.error],
+    )
+
+
 def collate(items: list[tuple[Crop, dict[str, np.ndarray]]]) -> PoseBatch:
     crops = [crop for crop, _ in items]
     teacher = {name: torch.from_numpy(np.stack([given[name] for _, given in items])) for name in items[0][1]}
@@ -59,13 +96,13 @@ Beside = Callable[[int, int], dict[str, np.ndarray]]  # (index, epoch) -> arrays
 
 
 class _Views(Dataset):
-    def __init__(self, reader: CropReader, beside: Beside | None):
+    def __init__(self, reader: Reader, beside: Beside | None):
         self.reader, self.beside = reader, beside
 
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Crop, dict[str, np.ndarray]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Crop | Picture, dict[str, np.ndarray]]:
         epoch, index = key
         teacher = self.beside(index, epoch) if self.beside else {}
         return self.reader.crop(index, epoch), teacher
@@ -74,7 +111,7 @@ class _Views(Dataset):
 class TrainingOrder:
     """Batches of (epoch, index) keys from `start` to `total` steps; every rank takes its part of each global batch.
 
-    An epoch is a permutation of the persons; what does not fill a batch is left out of that epoch.
+    An epoch is a permutation of the persons (or pictures); what does not fill a batch is left out of that epoch.
     """
 
     def __init__(self, persons: int, batch_size: int, seed: int, start: int, total: int, rank: int = 0, ranks: int = 1):
@@ -104,21 +141,22 @@ class TrainingOrder:
 
 
 def training_loader(
-    reader: CropReader, order: TrainingOrder, workers: int, pin: bool, beside: Beside | None = None
-) -> DataLoader[PoseBatch]:
+    reader: Reader, order: TrainingOrder, workers: int, pin: bool, beside: Beside | None = None
+) -> DataLoader[Batch]:
     """Batches of the views that `order` names; `beside` gives what a teacher needs of each."""
     return _loader(reader, order, workers, pin, beside)
 
 
-def _loader(reader: CropReader, batches, workers: int, pin: bool = False, beside: Beside | None = None) -> DataLoader:
+def _loader(reader: Reader, batches, workers: int, pin: bool = False, beside: Beside | None = None) -> DataLoader:
     # a generator of its own: starting a loader would else take a number from torch's, which a resumed run starts once more
     own = torch.Generator()
+    together = collate_pictures if isinstance(reader, PictureReader) else collate
     return DataLoader(
-        _Views(reader, beside), batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=own
+        _Views(reader, beside), batch_sampler=batches, num_workers=workers, collate_fn=together, pin_memory=pin, generator=own
     )
 
 
-def evaluation_batches(reader: CropReader, batch_size: int, workers: int = 0, epoch: int = 0) -> DataLoader:
+def evaluation_batches(reader: Reader, batch_size: int, workers: int = 0, epoch: int = 0) -> DataLoader:
     """The crops of a split in order: plain ones, or those of an epoch if the reader draws views."""
     starts = range(0, len(reader), batch_size)
     keys = [[(epoch, i) for i in range(first, min(first + batch_size, len(reader)))] for first in starts]

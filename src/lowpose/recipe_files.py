@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lowpose.config import RunConfig, named_weights, parse_config
+from lowpose.config import RunConfig, parse_config
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -92,7 +92,7 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         # what is derived from a published row is not that row
         merged = _merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
     if "teacher" in values:
-        values["teacher"] = named_weights(values["teacher"])  # so that recipes and overrides can add keys to it
+        values["teacher"] = named_weights(values["teacher"])
     merged = _merge(merged, values)
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
@@ -107,6 +107,11 @@ def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
         other = both and any(k in value and value[k] != out[key].get(k) for k in ("name", "kind"))
         out[key] = _merge(out[key], value) if both and not other else value
     return out
+
+
+def named_weights(value: Any) -> Any:
+    """A bare `teacher: PATH` as the section that recipes and overrides can add keys to."""
+    return {"weights": value} if isinstance(value, str) else value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:

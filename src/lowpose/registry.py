@@ -30,7 +30,9 @@ class Entry:
 
 _PACKAGES = {
     "data": "lowpose.data",
+    "classes": "lowpose.data",
     "head": "lowpose.nn.heads",
+    "classifier": "lowpose.nn.heads",
     "mixer": "lowpose.nn.mixers",
     "distill": "lowpose.nn.distill",
     "curriculum": "lowpose.nn.distill",

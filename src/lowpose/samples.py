@@ -79,6 +79,32 @@ class PoseData:
         return replace(self, samples=[self.samples[int(i)] for i in indices])
 
 
+@dataclass(frozen=True)
+class PictureSample:
+    """A picture of one class.
+
+    Attributes: image: key of the picture, as `ClassData.read` takes it. label: position of its class in `ClassData.classes`.
+    """
+
+    image: str
+    label: int
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """One split of a data set of pictures in classes (task: classification). Attributes as of `PoseData`."""
+
+    kind: str
+    split: str
+    root: str
+    classes: tuple[str, ...]
+    samples: list[PictureSample]
+    read: Callable[[str], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
 @dataclass
 class PoseResult:
     """Predicted persons of one picture.

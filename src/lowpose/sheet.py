@@ -11,10 +11,10 @@ from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.draw import contact_sheet, draw_crop
 from lowpose.errors import LowposeError
-from lowpose.evaluation import Predictions, check_skeleton, predict_split, validation_data
 from lowpose.geometry import transform
 from lowpose.images import write_image
 from lowpose.samples import PoseData
+from lowpose.tasks.pose import Predictions, check_fits, predict_split, validation_data
 
 
 def draw_sheet(weights: str | Path, persons: int = 24, out: str | Path | None = None, columns: int = 8) -> Path:
@@ -27,7 +27,7 @@ def draw_sheet(weights: str | Path, persons: int = 24, out: str | Path | None = 
     """
     model, config = load_model(weights)
     data = validation_data(config)
-    check_skeleton(model, data)
+    check_fits(model, data)
     found = predict_split(model, data, config)
     order, errors = ranked(data, found, config)
     third = max(1, min(persons, len(order)) // 3)

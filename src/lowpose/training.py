@@ -27,17 +27,15 @@ from torch import nn
 
 from lowpose.checkpoint import STATE, WEIGHTS, initialise, load_state, save_state, save_weights
 from lowpose.config import RunConfig, TrainConfig, dump_config
-from lowpose.data import load_data
-from lowpose.data.cache import open_cache
-from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
-from lowpose.evaluation import check_skeleton, measure, predict_split, validation_data
 from lowpose.files import write_text
-from lowpose.loader import PoseBatch, TrainingOrder, training_loader
-from lowpose.nn.distill.base import Term
-from lowpose.nn.model import PoseModel, build_model
+from lowpose.loader import Batch, TrainingOrder, training_loader
+from lowpose.nn.classifier import Classifier
+from lowpose.nn.heads.base import Term
+from lowpose.nn.model import PoseModel
 from lowpose.progress import Log, TrainingProgress
-from lowpose.samples import PoseData
+from lowpose.samples import ClassData, PoseData
+from lowpose.tasks import task_of
 from lowpose.teaching import Live, Teaching
 
 log = logging.getLogger("lowpose")
@@ -68,11 +66,13 @@ class Run:
         # without cpu=True accelerate ignores the ranks that torchrun starts on a machine without GPUs
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=self.t.precision)
         state = check_folder(folder, config, resume)
+        self.task = task_of(config)
         self.data = training_data(config)
-        self.val = validation_data(config) if config.data.val is not None else None  # a wrong one shows before training
-        model = build_model(config, self.data.skeleton)
+        # a wrong one shows before training
+        self.val = self.task.validation_data(config) if config.data.val is not None else None
+        model = self.task.build(config, self.data)
         if self.val is not None:
-            check_skeleton(model, self.val)
+            self.task.check_fits(model, self.val)
         self.not_loaded = initialise(model, config.init) if config.init else []
         if self.not_loaded and state is None:
             log.warning(
@@ -81,11 +81,12 @@ class Run:
                 len(self.not_loaded),
                 ", ".join(self.not_loaded[:3]),
             )
-        if config.augment.flip and not self.data.skeleton.pairs and state is None:
-            log.warning("skeleton '%s' has no left/right pairs: flipped views exchange no names", self.data.skeleton.name)
+        if state is None:
+            self.task.warn(config, self.data)
         prepare_model(model, self.t, self.accelerator.device)
         self.teaching = self._teaching(model, state) if config.teacher else None
-        self.reader = self._reader()
+        with self.accelerator.main_process_first():  # which fills the cache
+            self.reader = self.task.training_reader(self.data, config)
         if self.teaching and isinstance(self.teaching.beside, Live):
             self.teaching.beside.reader.share_pictures(self.reader)
         self.ema = ModelEmaV3(model, decay=self.t.ema, use_warmup=True, device=self.accelerator.device) if self.t.ema else None
@@ -105,7 +106,7 @@ class Run:
         self.log = Log(folder, state["log_bytes"] if state else 0, self.step) if self.accelerator.is_main_process else None
 
     @property
-    def bare(self) -> PoseModel:
+    def bare(self) -> PoseModel | Classifier:
         return self.accelerator.unwrap_model(self.model)
 
     @property
@@ -115,14 +116,6 @@ class Run:
 
     def _teaching(self, student: PoseModel, state: dict[str, Any] | None) -> Teaching:
         return Teaching(self.config, student, self.data, self.accelerator, state["teaching"] if state else None)
-
-    def _reader(self) -> CropReader:
-        c = self.config
-        if c.cache.dir is None:
-            return CropReader(self.data, c.input, c.augment, self.t.seed)
-        with self.accelerator.main_process_first():
-            cache = open_cache(self.data, c.input, c.augment, c.cache)
-        return CropReader(self.data, c.input, c.augment, self.t.seed, cache)
 
     def loop(self, stop_after: int | None = None) -> None:
         self.order.start, self.order.total = self.step, self.total
@@ -142,7 +135,7 @@ class Run:
             facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped_in_training": sorted(self.skipped)}
             if self.teaching:
                 facts["teacher"] = self.teaching.facts()
-            save_weights(self.folder / WEIGHTS, self.result, self.config, self.data.skeleton, **facts)
+            save_weights(self.folder / WEIGHTS, self.result, self.config, **facts)
         if self.skipped:
             log.warning("%d pictures could not be read and were skipped; the first: %s", len(self.skipped), min(self.skipped))
         if self.log:
@@ -153,7 +146,7 @@ class Run:
         for module in (self.model, self.teaching.distillers) if self.teaching else (self.model,):
             set_training(module, self.t)
 
-    def _step(self, batch: PoseBatch) -> tuple[dict[str, float], float]:
+    def _step(self, batch: Batch) -> tuple[dict[str, float], float]:
         """One update; returns the loss terms of the global batch, by name, and the learning rate."""
         lr = self.t.lr * learning_rate_factor(self.t, self.step, self.total, self.order.steps_per_epoch)
         for group in self.optimizer.param_groups:
@@ -207,8 +200,8 @@ class Run:
     def _validate(self) -> None:
         """Metrics of the current result weights on the validation split, into the log; nothing is chosen by them."""
         if self.log:
-            found = predict_split(self.result, self.val, self.config, self.accelerator.device)
-            report = measure(self.result, self.config, self.val, found, bootstrap=0)
+            found = self.task.predict_split(self.result, self.val, self.config, self.accelerator.device)
+            report = self.task.measure(self.result, self.config, self.val, found, bootstrap=0)
             self.log.write({"step": self.step, "val": {k: v["value"] for k, v in report["metrics"].items()}})
             self._set_training()
         self.accelerator.wait_for_everyone()
@@ -248,31 +241,25 @@ class Run:
         self.step, self.skipped = state["step"], set(state["skipped"])
 
 
-def training_data(config: RunConfig) -> PoseData:
-    d = config.data
-    data = load_data(d.kind, d.root, d.train, skeleton=d.skeleton, options=d.options)
-    if not any(s.labelled.any() for s in data.samples):
-        raise LowposeError(f"{d.kind}:{data.root}: split '{d.train}' has no labelled joints to train on")
-    return data
+def training_data(config: RunConfig) -> PoseData | ClassData:
+    return task_of(config).training_data(config)
 
 
 def compute_loss(
-    model: nn.Module, head: nn.Module, batch: PoseBatch, autocast: Callable, teaching: Teaching | None = None
+    model: nn.Module, head: nn.Module, batch: Batch, autocast: Callable, teaching: Teaching | None = None
 ) -> dict[str, Term]:
-    """Named terms: those of the head, summed over the joints that carry weight, and those of the distillation methods."""
+    """Named terms: those of the head, summed over the joints (or pictures) that carry weight, and those of the teaching."""
     with autocast():
         outputs = model(batch.images, inner=True) if teaching and teaching.reads_inner else model(batch.images)
     outputs = {name: value.float() for name, value in outputs.items()}
-    targets, weight = head.targets(batch.keypoints, batch.weight)
-    joints = weight.sum()
-    terms = {name: Term(total, joints) for name, total in head.loss(outputs, targets, weight).items()}
+    terms, weight = head.terms(outputs, batch)
     if teaching:
         with autocast():
             terms |= teaching.terms(outputs, batch, weight)
     return terms
 
 
-def prepare_model(model: PoseModel, t: TrainConfig, device: torch.device) -> None:
+def prepare_model(model: nn.Module, t: TrainConfig, device: torch.device) -> None:
     if t.precision == "fp16" and device.type == "cpu":
         raise LowposeError("train.precision=fp16 needs a GPU; a CPU trains with bf16 or no")
     if t.sync_bn:

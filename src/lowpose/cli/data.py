@@ -39,7 +39,7 @@ def check(
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="lspet, coco, mpii or crowdpose")],
+    name: Annotated[str, typer.Argument(help="lspet, coco, mpii, crowdpose, cifar-10 or tiny-imagenet")],
     target: Annotated[Path | None, typer.Option("--to", help="Folder; default where the recipes look for it.")] = None,
 ) -> None:
     """Download a data set: resumable, hashes checked."""

@@ -37,10 +37,10 @@ def recipes(as_json: AsJson = False) -> None:
 
 
 def methods() -> None:
-    """List what a recipe can name: data readers, heads, methods of distillation."""
+    """List what a recipe can name: readers, heads, mixers, methods of distillation."""
     from lowpose import registry
 
-    for kind in ("data", "head", "distill", "curriculum"):
+    for kind in ("data", "head", "mixer", "distill", "curriculum", "classes", "classifier"):
         table = Table(kind, "what it is")
         for name in registry.names(kind):
             table.add_row(name, registry.find(kind, name).summary)
@@ -54,9 +54,9 @@ def info(recipe: str, overrides: Overrides = None, as_json: AsJson = False) -> N
     found = find(recipe, overrides or [])
     if as_json:
         return print_json(found)
-    table = Table(
-        "part", "parameters", "MACs", title=f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {found['skeleton']}"
-    )
+    predicts = found["skeleton"] if "skeleton" in found else f"{found['classes']} classes"
+    title = f"{found['name']}  {found['size'][0]}x{found['size'][1]}, {predicts}"
+    table = Table("part", "parameters", "MACs", title=title)
     for part, params in found["params_by_part"].items():
         table.add_row(part, f"{params:,}", f"{found['macs_by_part'].get(part, 0):,}")
     table.add_row("all", f"{found['params']:,}", f"{found['macs']:,}", style="bold")

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from lowpose.cli.printing import Overrides, command_line, console, say
 from lowpose.errors import LowposeError
 
-MAIN_METRICS = ("AP", "PCKh@0.5", "PCKh@0.1", "PCK@0.2", "pck_neck_head@0.5", "EPE_crop")  # of a narrow table
+MAIN_METRICS = ("AP", "top-1", "PCKh@0.5", "PCKh@0.1", "PCK@0.2", "pck_neck_head@0.5", "EPE_crop")  # of a narrow table
 
 
 def train(
@@ -80,7 +80,8 @@ def _print_card(card: dict[str, Any]) -> None:
     from lowpose.cards import interval
 
     m = card["measured_on"]
-    table = Table("metric", "value [95% interval]", "n", title=f"{card['name']} on {m['kind']} {m['split']}, boxes: {m['boxes']}")
+    boxes = f", boxes: {m['boxes']}" if "boxes" in m else ""
+    table = Table("metric", "value [95% interval]", "n", title=f"{card['name']} on {m['kind']} {m['split']}{boxes}")
     for name, value in card["metrics"].items():
         table.add_row(name, interval(value), str(value.get("n", "")))
     console.print(table)

@@ -61,8 +61,8 @@ def read_split(
     return entry.make(folder, split, boxes=boxes, skeleton=own, options=options or {})
 
 
-def parse_source(source: str) -> tuple[str, str | None]:
-    """'KIND:ROOT' or 'KIND' -> (kind, root). Raises: LowposeError for an unknown kind."""
+def parse_source(source: str, readers: str = "data") -> tuple[str, str | None]:
+    """'KIND:ROOT' or 'KIND' -> (kind, root). Raises: LowposeError for a kind that is none of these readers."""
     kind, _, root = source.partition(":")
-    registry.find("data", kind)
+    registry.find(readers, kind)
     return kind, root or None

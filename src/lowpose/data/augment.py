@@ -8,6 +8,7 @@ flip 0.5, and the crop of the upper or lower half of the body.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -36,25 +37,37 @@ class Draw:
     flip: bool = False
     shift: tuple[float, float] = (0.0, 0.0)  # share of the padded box
     colour: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
+    reach: float | None = None  # the largest shift that could be drawn, where shifts are by whole crop pixels
 
     def matrix(self, size: Size, padding: float) -> np.ndarray:
         """(2, 3) picture -> crop of this view at any size."""
         matrix = crop_matrix(self.box, size, padding, self.scale, self.rotation, self.flip)
         if self.shift == (0.0, 0.0):
             return matrix
-        return compose(translation(self.shift[0] * size[0], self.shift[1] * size[1]), matrix)
+        return compose(translation(*(self._pixels(*of) for of in zip(self.shift, size, strict=True))), matrix)
+
+    def _pixels(self, share: float, side: int) -> float:
+        """A shift in crop pixels; whole ones are equally likely from -n to n."""
+        if self.reach is None:
+            return share * side
+        n = round(self.reach * side)
+        return min(math.floor((share / self.reach + 1) / 2 * (2 * n + 1)), 2 * n) - n
 
 
 def draw_view(sample: PersonSample, skeleton: Skeleton, config: AugmentConfig, padding: float, rng: np.random.Generator) -> Draw:
     """One random view. All numbers are drawn in a fixed order, used or not."""
-    upper, half, scale, rotation, turn, flip = (
-        rng.random(), rng.random(), rng.standard_normal(), rng.standard_normal(), rng.random(), rng.random(),
-    )  # fmt: skip
-    shift = rng.uniform(-1, 1, 2) * config.shift
-    colour = 1 + rng.uniform(-1, 1, 3) * config.colour
+    upper, half = rng.random(), rng.random()
     box = sample.box
     if half < config.half_body and sample.labelled.sum() > config.half_body_joints:
         box = half_body_box(sample, skeleton, upper < 0.69, padding)
+    return draw_of(box, config, rng)
+
+
+def draw_of(box: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> Draw:
+    """One random view of what lies in a box (4,), picture pixels."""
+    scale, rotation, turn, flip = rng.standard_normal(), rng.standard_normal(), rng.random(), rng.random()
+    shift = rng.uniform(-1, 1, 2) * config.shift
+    colour = 1 + rng.uniform(-1, 1, 3) * config.colour
     return Draw(
         box=box,
         scale=float(np.clip(1 + config.scale * scale, 1 - config.scale, 1 + config.scale)),
@@ -64,6 +77,7 @@ def draw_view(sample: PersonSample, skeleton: Skeleton, config: AugmentConfig, p
         flip=bool(flip < config.flip),
         shift=(float(shift[0]), float(shift[1])),
         colour=(float(colour[0]), float(colour[1]), float(colour[2])),
+        reach=config.shift if config.whole_pixels and config.shift else None,
     )
 
 

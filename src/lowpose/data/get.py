@@ -90,6 +90,25 @@ SETS = {
         "the README of https://github.com/leoxiaobin/deep-high-resolution-net.pytorch "
         "(section on MPII data) and put them into annot/.",
     ),
+    "cifar-10": DataSet(
+        "cifar-10",
+        "162 MB",
+        "CIFAR-10 (Krizhevsky, 2009), 60,000 pictures of 32 x 32 pixels in ten classes: the author names no licence and asks to "
+        "be cited. https://www.cs.toronto.edu/~kriz/cifar.html",
+        (
+            Archive(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
+            ),
+        ),
+    ),
+    "tiny-imagenet": DataSet(
+        "tiny-imagenet",
+        "237 MB",
+        "Tiny ImageNet (Le and Yang, Stanford CS231n, 2015), 110,000 labelled pictures of 64 x 64 pixels in 200 classes of "
+        "ImageNet, whose terms hold: for non-commercial research and education. https://image-net.org/download",
+        (Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip", ("train", "val", "wnids.txt")),),
+    ),
     "crowdpose": DataSet(
         "crowdpose",
         "20,000 pictures",
@@ -106,7 +125,8 @@ def get(name: str, target: str | Path | None = None, *, mirror: str | None = Non
     """Download a data set and unpack it. Returns its folder; what is there already is left as it is.
 
     Args:
-        name: lspet, coco, mpii or crowdpose. target: folder; default data/KIND, where readers look for it.
+        name: lspet, coco, mpii, crowdpose, cifar-10 or tiny-imagenet.
+        target: folder; default data/KIND, where readers look for it.
         mirror: address of a folder with the same files, instead of the official server.
         console: prints the licence terms and progress; default: standard error.
 

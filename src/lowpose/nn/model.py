@@ -17,15 +17,26 @@ MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, grey levels
 STD = (58.395, 57.12, 57.375)
 
 
-class PoseModel(nn.Module):
+class Normalised(nn.Module):
+    """A model that normalises its pictures itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 or float 0..255, RGB -> float32."""
+        return (images - self.mean) / self.std
+
+
+class PoseModel(Normalised):
     """Attributes: backbone, tokens (TokenEncoder or None), head, input_size (width, height) pixels, skeleton."""
 
     def __init__(self, backbone: nn.Module, head: PoseHead, skeleton: Skeleton, tokens: TokenEncoder | None = None):
         super().__init__()
         self.backbone, self.tokens, self.head, self.skeleton = backbone, tokens, head, skeleton
         self.input_size = head.input_size
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, inner: bool = False) -> Outputs:
         """(B, 3, H, W) uint8 or float 0..255, RGB -> the head's named outputs.
@@ -33,7 +44,7 @@ class PoseModel(nn.Module):
         `inner` adds what the head reads: 'feature', the backbone's map (B, C, h, w); of a token model 'keypoint_tokens' (B,
         K, D), and 'feature' is the map of its visual tokens (B, D, h, w).
         """
-        feature = self.backbone((images - self.mean) / self.std)
+        feature = self.backbone(self.normalised(images))
         if self.tokens is None:
             found = {"feature": feature}
             outputs = self.head(feature)

@@ -255,7 +255,7 @@ def test_weights_of_another_skeleton_are_carried_over(tmp_path, tokens, target):
     config = tiny(model=net, head={"name": "regression"})
     torch.manual_seed(1)
     source = build_model(config, COCO17).eval()
-    save_weights(tmp_path / "w.safetensors", source, config, COCO17)
+    save_weights(tmp_path / "w.safetensors", source, config)
     torch.manual_seed(2)
     model = build_model(config, target).eval()
     fresh = {k: v.clone() for k, v in model.state_dict().items()}

@@ -64,7 +64,7 @@ def build_backbone(config: ModelConfig, size: tuple[int, int]) -> Backbone:
     Raises: LowposeError for an unknown model, a size that does not fit it, a neck that makes no sense, weights that
     cannot be had or do not fit.
     """
-    body = create_body(config.backbone, size, config.pretrained == "imagenet", config.stages)
+    body = create_body(config.backbone, size, config.pretrained == "imagenet", config.stages, config.stem == "small")
     _check_fit(config.backbone, body, size)
     not_loaded = [] if config.pretrained in ("imagenet", "none") else load_weights(body, config.backbone, config.pretrained)
     replaced = []

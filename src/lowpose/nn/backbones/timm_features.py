@@ -40,13 +40,13 @@ class TimmFeatures(nn.Module):
 
 
 def create_body(
-    name: str, size: tuple[int, int], pretrained: bool, stages: int | None = None
+    name: str, size: tuple[int, int], pretrained: bool, stages: int | None = None, small_stem: bool = False
 ) -> HRNetPose | TimmFeatures | Picture:
     """The trunk of the timm model `name` for pictures of `size` (width, height), without classification parts; 'none': no trunk.
 
     `reduction` of the result is how many input pixels one step of its feature map stands for. With `pretrained`,
-    timm's weights, which timm downloads or finds in its cache.
-    Raises: LowposeError for an unknown name, a model without feature maps or weights, or a failed download.
+    timm's weights, which timm downloads or finds in its cache. `small_stem`: see `with_small_stem`.
+    Raises: LowposeError for an unknown name, a model without feature maps or weights, a failed download, another stem.
     """
     if stages is not None and not name.startswith("hrnet_"):
         raise LowposeError(f"model.stages={stages}: only HRNet backbones are cut after a stage, not '{name}'")
@@ -59,12 +59,34 @@ def create_body(
     if pretrained and not _is_cached(name) and not _hub_has_address():
         raise _no_download(name, "no network")  # at once; the hub's client would try again for most of a minute
     try:
-        return _create(name, size, pretrained, stages)
+        body = _create(name, size, pretrained, stages)
     except Exception as e:  # timm, the hub's client and the network raise many kinds
         if pretrained:
             create_body(name, size, False, stages)  # raises if it is the model that fails, not its weights
             raise _no_download(name, first_line(e)) from e
         raise LowposeError(f"backbone '{name}' gives no feature maps at {size[0]}x{size[1]} ({first_line(e)})") from e
+    return with_small_stem(body, name) if small_stem else body
+
+
+def with_small_stem(body: nn.Module, name: str) -> TimmFeatures:
+    """A ResNet whose stem is one 3x3 convolution of stride 1 without pooling, for pictures of a few dozen pixels (K. He et al.,
+    Deep residual learning for image recognition, 2016, section 4.2). The new convolution begins anew.
+
+    Raises: LowposeError for a network whose stem is not a 7x7 convolution of stride 2 and a max-pooling.
+    """
+    net = body.net if isinstance(body, TimmFeatures) else body
+    conv = getattr(net, "conv1", None)
+    if (
+        not isinstance(conv, nn.Conv2d)
+        or conv.kernel_size != (7, 7)
+        or not isinstance(getattr(net, "maxpool", None), nn.MaxPool2d)
+    ):
+        raise LowposeError(f"model.stem=small changes the stem of ResNets, as resnet18; '{name}' has another")
+    net.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm begins its own
+    net.maxpool = nn.Identity()
+    body.reduction //= 4
+    return body
 
 
 def _create(name: str, size: tuple[int, int], pretrained: bool, stages: int | None) -> HRNetPose | TimmFeatures:

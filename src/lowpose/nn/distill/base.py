@@ -14,24 +14,12 @@ from torch import Tensor, nn
 from lowpose import registry
 from lowpose.config import Strict, validate
 from lowpose.errors import LowposeError, did_you_mean
-from lowpose.nn.heads.base import Outputs
+from lowpose.nn.heads.base import Outputs, Term
 from lowpose.nn.model import PoseModel
 
 FEATURE = "feature"  # names of what the head reads among a model's outputs (PoseModel.forward)
 TOKENS = "keypoint_tokens"
 INNER = {FEATURE, TOKENS}
-
-
-class Term(NamedTuple):
-    """A loss term: its sum over this batch, and over how many joints or persons; the loop divides by the global count."""
-
-    total: Tensor
-    count: Tensor
-
-    @classmethod
-    def over(cls, values: Tensor, mask: Tensor) -> Term:
-        """Of one value per joint (B, K) or person (B,), those that `mask` names."""
-        return cls((values * mask).sum(), mask.sum())
 
 
 class Side(NamedTuple):

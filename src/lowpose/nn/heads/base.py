@@ -6,14 +6,29 @@ pixels, (x, y).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lowpose.skeletons import Skeleton
 
+if TYPE_CHECKING:
+    from lowpose.loader import PoseBatch
+
 Outputs = dict[str, Tensor]
+
+
+class Term(NamedTuple):
+    """A loss term: its sum over a batch and over how many joints, persons or pictures; the loop divides by the global one."""
+
+    total: Tensor
+    count: Tensor
+
+    @classmethod
+    def over(cls, values: Tensor, mask: Tensor) -> Term:
+        """Of one value per joint (B, K) or person (B,), those that `mask` names."""
+        return cls((values * mask).sum(), mask.sum())
 
 
 class Decoded(NamedTuple):
@@ -61,6 +76,12 @@ class PoseHead(nn.Module):
         The training loop divides by the number of visible joints of the whole (global) batch.
         """
         raise NotImplementedError("abstract")
+
+    def terms(self, outputs: Outputs, batch: PoseBatch) -> tuple[dict[str, Term], Tensor]:
+        """The loss of a batch as terms over its joints, and the weight (B, K) that they have."""
+        targets, weight = self.targets(batch.keypoints, batch.weight)
+        joints = weight.sum()
+        return {name: Term(total, joints) for name, total in self.loss(outputs, targets, weight).items()}, weight
 
     def decode(self, outputs: Outputs) -> Decoded:
         """Keypoints and scores; exportable (no data-dependent Python branches)."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from lowpose.config import Strict
 from lowpose.errors import LowposeError
+from lowpose.nn.layers.precision import full_precision
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 from lowpose.registry import register
 
@@ -43,5 +45,11 @@ class Attention(Mixer):
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(self._attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.is_cpu and q.requires_grad and q.dtype != torch.float64:
+            # torch's fused backward takes up to five times as long in bf16 as in float32 on a CPU
+            with full_precision(q.device):
+                return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=self.scale).to(v.dtype)
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
