@@ -9,7 +9,7 @@ demo: .venv/ready  ## train, measure and predict on synthetic people, under 10 m
 	$(BIN)/lowpose demo --out demo
 
 test: .venv/ready  ## the tests; those on the shared photographs run where LOWPOSE_SHARED_DATA or ../shared/data has them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
