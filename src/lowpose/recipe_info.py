@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lowpose import registry
 from lowpose.config import RunConfig, from_scratch
+from lowpose.data import find_reader
 from lowpose.data.classes import load_classes
 from lowpose.errors import LowposeError
 from lowpose.nn.classifier import Classifier, build_classifier
@@ -56,14 +56,14 @@ def recipe_model(config: RunConfig) -> PoseModel | Classifier:
 
 def recipe_classes(config: RunConfig) -> tuple[str, ...]:
     """The classes of a recipe's data: by number where they are known without its files, else by name from its folder."""
-    registry.find("classes", config.data.kind)
+    find_reader("classes", config.data.kind)
     count = KIND_CLASSES.get(config.data.kind)
     return tuple(map(str, range(count))) if count else load_classes(config.data.kind, config.data.root, config.data.train).classes
 
 
 def recipe_skeleton(config: RunConfig) -> Skeleton:
     """The skeleton of a recipe's data, from its settings alone (a custom COCO file must name it with data.skeleton)."""
-    registry.find("data", config.data.kind)
+    find_reader("data", config.data.kind)
     if config.data.skeleton:
         return get_skeleton(config.data.skeleton)
     if config.data.kind not in KIND_SKELETONS:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lowpose import registry
-from lowpose.errors import LowposeError
+from lowpose.errors import LowposeError, did_you_mean
 from lowpose.samples import PoseData, check_sample
 from lowpose.skeletons import get_skeleton
+
+# kind of the registered readers: what they read
+READS = {"data": "poses", "classes": "pictures in classes (task: classification)"}
 
 
 def load_data(
@@ -53,7 +56,7 @@ def read_split(
     options: dict[str, Any] | None = None,
 ) -> PoseData:
     """As `load_data`, but the samples are not checked and may be none (for `data check`)."""
-    entry = registry.find("data", kind)
+    entry = find_reader("data", kind)
     folder = Path(root) if root is not None else Path("data") / kind
     if kind != "synthetic" and not folder.is_dir():
         raise LowposeError(f"{folder}: no such folder (root of the {kind} data; see: lowpose data get)")
@@ -64,5 +67,24 @@ def read_split(
 def parse_source(source: str, readers: str = "data") -> tuple[str, str | None]:
     """'KIND:ROOT' or 'KIND' -> (kind, root). Raises: LowposeError for a kind that is none of these readers."""
     kind, _, root = source.partition(":")
-    registry.find(readers, kind)
+    find_reader(readers, kind)
     return kind, root or None
+
+
+def find_reader(readers: str, kind: str) -> registry.Entry:
+    """The reader of this kind among `readers`, a key of READS. Raises: LowposeError for an unknown one or one of the others."""
+    found = readers_of(kind)
+    if found != readers:
+        raise LowposeError(
+            f"'{kind}' data hold {READS[found]}; {READS[readers]} are read by {', '.join(registry.names(readers))}"
+        )
+    return registry.find(readers, kind)
+
+
+def readers_of(kind: str) -> str:
+    """The key of READS whose readers have this one. Raises: LowposeError for an unknown kind."""
+    known = {readers: registry.names(readers) for readers in READS}
+    for readers, names in known.items():
+        if kind in names:
+            return readers
+    raise LowposeError(f"unknown data '{kind}'{did_you_mean(kind, sum(known.values(), []))}")

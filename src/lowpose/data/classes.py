@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lowpose import registry
+from lowpose.data import find_reader
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.images import SUFFIXES, read_image
 from lowpose.registry import register
 from lowpose.samples import ClassData, PictureSample
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ROW = 3073  # bytes of a picture in CIFAR-10's binary version
 
 
 def load_classes(kind: str, root: str | Path | None = None, split: str = "train") -> ClassData:
@@ -34,10 +35,10 @@ def load_classes(kind: str, root: str | Path | None = None, split: str = "train"
     Args: kind: registered reader. root: its folder, default data/KIND.
     Raises: LowposeError for an unknown kind, a missing folder or split, a class without name in `train`, no pictures.
     """
-    entry = registry.find("classes", kind)
+    entry = find_reader("classes", kind)
     folder = Path(root) if root is not None else Path("data") / kind
     if not folder.is_dir():
-        raise LowposeError(f"{folder}: no such folder (root of the {kind} pictures)")
+        raise LowposeError(f"{folder}: no such folder (root of the {kind} data)")
     classes, samples, read = entry.make(folder, split)
     if not samples:
         raise LowposeError(f"{kind}:{folder}: split '{split}' has no pictures")
@@ -53,7 +54,7 @@ Split = tuple[tuple[str, ...], list[PictureSample], Callable[[str], np.ndarray]]
 
 @register("classes", "folder")
 def folder(root: Path, split: str) -> Split:
-    """Pictures in folders, one for each class: ROOT/SPLIT/CLASS/*.png."""
+    """Pictures in folders, one for each class: ROOT/SPLIT/CLASS/*.png; hidden files and folders are none."""
     classes = tuple(_names(_split(root, "train" if (root / "train").is_dir() else split)))
     own = _names(_split(root, split))
     for name in own:
@@ -68,26 +69,28 @@ def cifar10(root: Path, split: str) -> Split:
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     if split not in files:
         raise LowposeError(f"{root}: CIFAR-10 has the splits 'train' and 'test', not '{split}'")
-    batches = {name: _batch(root / name) for name in files[split]}
-    samples = [PictureSample(f"{name}#{i}", int(label)) for name, rows in batches.items() for i, label in enumerate(rows[:, 0])]
-
-    def read(key: str) -> np.ndarray:
-        name, _, i = key.rpartition("#")
-        return np.ascontiguousarray(batches[name][int(i), 1:].reshape(3, 32, 32).transpose(1, 2, 0))
-
-    return CIFAR10, samples, read
+    batches = {name: _labels(root / name) for name in files[split]}
+    samples = [PictureSample(f"{name}#{i}", int(label)) for name, labels in batches.items() for i, label in enumerate(labels)]
+    return CIFAR10, samples, partial(_read_row, root)
 
 
-def _batch(path: Path) -> np.ndarray:
-    """(N, 3073) uint8: label, then red, green and blue planes of 32 x 32."""
+def _read_row(root: Path, key: str) -> np.ndarray:
+    """A row is a label, then red, green and blue planes of 32 x 32."""
+    name, _, i = key.rpartition("#")
+    row = np.fromfile(root / name, np.uint8, ROW, offset=int(i) * ROW)
+    return np.ascontiguousarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def _labels(path: Path) -> np.ndarray:
+    """(N,) uint8."""
     if not path.is_file():
         raise LowposeError(f"{path}: no such file; CIFAR-10 is read in its binary version (see: lowpose data get cifar-10)")
-    rows = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-    if len(rows) == 0 or len(rows) % 3073 or rows[::3073].max() >= len(CIFAR10):
+    rows = np.fromfile(path, np.uint8)
+    if len(rows) == 0 or len(rows) % ROW or rows[::ROW].max() >= len(CIFAR10):
         raise LowposeError(
-            f"{path}: not a batch of CIFAR-10's binary version (rows of 3073 bytes that begin with a class, 0 to 9)"
+            f"{path}: not a batch of CIFAR-10's binary version (rows of {ROW} bytes that begin with a class, 0 to 9)"
         )
-    return rows.reshape(-1, 3073)
+    return rows[::ROW].copy()
 
 
 @register("classes", "tiny-imagenet")
@@ -110,7 +113,10 @@ def tiny_imagenet(root: Path, split: str) -> Split:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise LowposeError(f"{path}: no such file")
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise LowposeError(f"{path}: not UTF-8 text") from None
 
 
 def _split(root: Path, split: str) -> Path:
@@ -122,7 +128,7 @@ def _split(root: Path, split: str) -> Path:
 
 
 def _names(path: Path) -> list[str]:
-    names = sorted(p.name for p in path.iterdir() if p.is_dir())
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise LowposeError(f"{path}: expected a folder for each class")
     return names
@@ -133,6 +139,6 @@ def _samples(root: Path, folders: dict[str, int]) -> list[PictureSample]:
     for folder, label in folders.items():
         if not (root / folder).is_dir():
             raise LowposeError(f"{root / folder}: no such folder of a class")
-        pictures = sorted(p.name for p in (root / folder).iterdir() if p.suffix.lower() in SUFFIXES)
-        samples += [PictureSample(f"{folder}/{name}", label) for name in pictures]
+        names = sorted(p.name for p in (root / folder).iterdir() if p.suffix.lower() in SUFFIXES)
+        samples += [PictureSample(f"{folder}/{name}", label) for name in names if not name.startswith(".")]
     return samples
