@@ -16,7 +16,7 @@ WITHOUT_TORCH = """
     geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
     cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
-    data.get data.classes data.pictures
+    data.get data.classes data.pictures data.check_classes
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 

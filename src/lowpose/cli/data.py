@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from lowpose.cli.printing import AsJson, console, errors, print_json
+from lowpose.errors import LowposeError
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: check what is there, get what is not.")
 
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="KIND:ROOT, as coco:data/coco")],
+    source: Annotated[str, typer.Argument(help="KIND:ROOT, as coco:data/coco or folder:data/birds")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
     boxes: Annotated[str, typer.Option(help="'gt' or a detector's result file.")] = "gt",
     skeleton: Annotated[str | None, typer.Option(help="Built-in name or YAML file.")] = None,
@@ -25,13 +26,22 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Report what is in a data set and what is wrong with it."""
-    from lowpose.data import parse_source
-    from lowpose.data.check import check_data, print_report
+    from lowpose.data import parse_source, readers_of
     from lowpose.recipe_files import apply_overrides
 
-    kind, root = parse_source(source)
+    readers = readers_of(source.partition(":")[0])
+    kind, root = parse_source(source, readers)
     chosen = apply_overrides({}, options or [])
-    report = check_data(kind, root, split, boxes=boxes, skeleton=skeleton, options=chosen, decode=decode, console=errors)
+    if readers == "classes":
+        from lowpose.data.check_classes import check_classes, print_report
+
+        if boxes != "gt" or skeleton or chosen:
+            raise LowposeError(f"{source}: pictures in classes have no boxes, skeleton or options; leave them out")
+        report = check_classes(kind, root, split, decode=decode, console=errors)
+    else:
+        from lowpose.data.check import check_data, print_report
+
+        report = check_data(kind, root, split, boxes=boxes, skeleton=skeleton, options=chosen, decode=decode, console=errors)
     if as_json:
         return print_json(report.to_dict())
     print_report(report, console)

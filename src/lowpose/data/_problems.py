@@ -7,11 +7,15 @@ that it cannot use; what it leaves out on purpose, as published code does, it te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
 
 from lowpose.errors import LowposeError, did_you_mean
 
@@ -75,3 +79,23 @@ def refuse_options(kind: str, options: dict[str, Any], known: tuple[str, ...] = 
     for name in options:
         if name not in known:
             raise LowposeError(f"{kind}: unknown option '{name}' (data.options){did_you_mean(str(name), known)}")
+
+
+def number_of(problems: list[Problem], kinds: dict[str, str]) -> dict[str, int]:
+    """Kind of problem -> how many, only those that occur, in the order of `kinds`."""
+    found = Counter(problem.kind for problem in problems)
+    return {kind: found[kind] for kind in kinds if found[kind]}
+
+
+def print_problems(problems: list[Problem], kinds: dict[str, str], notes: set[str], console: Console, examples: int) -> None:
+    """How many of each kind, and the first `examples` of them; `notes`: kinds that are told, but nothing is wrong."""
+    found = number_of(problems, kinds)
+    if not set(found) - notes:
+        console.print("[green]no problems found[/]")
+    for kind, number in found.items():
+        console.print(f"[{'dim' if kind in notes else 'yellow'}]{number} {kinds[kind]}[/]")
+        shown = [p for p in problems if p.kind == kind][: 0 if kind in notes else examples]
+        for problem in shown:
+            console.print(f"  {escape(problem.message)}", soft_wrap=True, highlight=False)
+        if shown and number > len(shown):
+            console.print(f"  ... and {number - len(shown)} more")

@@ -7,7 +7,6 @@ names everything. Left/right labels: see `_sides.py` for the criteria and how of
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lowpose.data import read_split
-from lowpose.data._problems import Problem, collecting
+from lowpose.data._problems import Problem, collecting, number_of, print_problems
 from lowpose.data._sides import agreement, crossed
 from lowpose.errors import LowposeError
 from lowpose.samples import PersonSample, PoseData, check_sample
@@ -78,8 +77,7 @@ class CheckReport:
     @property
     def counts(self) -> dict[str, int]:
         """Kind of problem -> how many, only those that occur, in the order of KINDS."""
-        found = Counter(problem.kind for problem in self.problems)
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        return number_of(self.problems, KINDS)
 
     @property
     def ok(self) -> bool:
@@ -288,15 +286,7 @@ def print_report(report: CheckReport, console: Console, examples: int = 5) -> No
         console.print(f"facing the camera by their labels: {report.facing[0]:.0%} of {report.facing[1]}")
     if not report.decoded:
         console.print("pictures were looked for, not read")
-    if report.ok:
-        console.print("[green]no problems found[/]")
-    for kind, count in report.counts.items():
-        console.print(f"[{'dim' if kind in NOTES else 'yellow'}]{count} {KINDS[kind]}[/]")
-        shown = [p for p in report.problems if p.kind == kind][: 0 if kind in NOTES else examples]
-        for problem in shown:
-            console.print(f"  {escape(problem.message)}", soft_wrap=True, highlight=False)
-        if shown and count > len(shown):
-            console.print(f"  ... and {count - len(shown)} more")
+    print_problems(report.problems, KINDS, NOTES, console, examples)
 
 
 def _print_joints(report: CheckReport, console: Console) -> None:
