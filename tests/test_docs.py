@@ -60,7 +60,10 @@ def test_paper_map_is_read_and_complete():
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_recipes_that_are_named_exist(path):
     named = set(
-        re.findall(r"\b((?:coco|mpii|crowdpose|lspet|synthetic)/[a-z0-9-]+(?:_[a-z0-9-]+)+_\d+(?:x\d+)?)\b", path.read_text())
+        re.findall(
+            r"\b((?:coco|mpii|crowdpose|lspet|synthetic|cifar-10|tiny-imagenet)/[a-z0-9-]+(?:_[a-z0-9-]+)+_\d+(?:x\d+)?)\b",
+            path.read_text(),
+        )
     )
     assert named <= set(recipe_names())
 
