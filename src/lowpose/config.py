@@ -144,6 +144,8 @@ class ModelConfig(Strict):
             raise ValueError("backbone 'none' leaves the picture to tokens: give model.tokens, as model.tokens.patch=[8,8]")
         if self.backbone == "none" and self.pretrained != "none":
             raise ValueError("backbone 'none' has no weights: give model.pretrained=none")
+        if self.backbone == "none" and self.stem != "own":
+            raise ValueError("backbone 'none' has no stem: leave model.stem out")
         return self
 
 
@@ -287,6 +289,8 @@ class RunConfig(Strict):
             raise ValueError(f"distill.{self.methods[0]} needs a teacher: teacher=RUN_OR_WEIGHTS")
         if self.teacher is not None and not self.methods:
             raise ValueError("a teacher needs a method of distillation, as distill.cca.weight=1")
+        if self.teacher is not None and self.augment.whole_pixels:
+            raise ValueError("augment.whole_pixels: a teacher's crop has other pixels and would show another view; leave it out")
         return self
 
     @property

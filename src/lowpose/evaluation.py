@@ -1,4 +1,7 @@
-"""Run a model over a split and measure it: the protocol of the data set, with intervals, as a report."""
+"""Run a model over a split and measure it, with intervals: the data set's protocol for poses, accuracy for classes; as a card.
+
+What is predicted and how it is measured is the task's own (`lowpose.tasks`).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def evaluate(
 
     Args:
         weights: run folder or weights file. source: 'KIND:ROOT', default the recipe's validation data. split: its split.
-        boxes: 'gt' or a detector's result file. results: also write COCO result rows there.
+        boxes: 'gt' or a detector's result file. results: also write COCO result rows there. Both are for poses only.
         out: folder of the card, default where the weights are; a card for other data than the recipe's is named after it.
         overrides: of this measurement: input.resample, input.padding, input.camera, eval, cache, data.options, train.workers,
             or head settings that leave its layers as they are, as 'head.decode=argmax'.
@@ -49,6 +52,8 @@ def evaluate(
     path = weights_path(weights)
     config = measuring_config(own, overrides)
     task = task_of(config)
+    if results:
+        task.check_results()
     if config.head != own.head:
         model.head = task.read_as(config, model)
     where = measured_data(config, source, split, boxes)

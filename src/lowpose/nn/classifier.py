@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lowpose import registry
-from lowpose.config import RunConfig, validate
+from lowpose.config import RunConfig
 from lowpose.nn.backbones import build_backbone
 from lowpose.nn.heads.base import Outputs
-from lowpose.nn.model import Normalised
+from lowpose.nn.model import Normalised, find_head
 
 
 class Classifier(Normalised):
@@ -36,6 +35,5 @@ def build_classifier(config: RunConfig, classes: tuple[str, ...]) -> Classifier:
     Raises: LowposeError for unknown backbones or heads, wrong settings, sizes that do not fit.
     """
     backbone = build_backbone(config.model, config.input.size)
-    entry = registry.find("classifier", config.head["name"])
-    settings = validate(entry.config, config.head, "head")
+    entry, settings = find_head("classifier", config)
     return Classifier(backbone, entry.make(settings, backbone.channels, len(classes)), classes, config.input.size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -84,12 +86,19 @@ def assemble(config: RunConfig, backbone: nn.Module, skeleton: Skeleton) -> Pose
 
 def build_head(config: RunConfig, shape: tuple[int, ...], skeleton: Skeleton) -> PoseHead:
     """The head of a recipe for feature maps of shape (C, h, w), or for keypoint tokens of width D: (D,)."""
-    name = config.head.get("name")
-    if not isinstance(name, str):
-        raise LowposeError(f"'head.name' is missing; known heads: {', '.join(registry.names('head'))}")
-    entry = registry.find("head", name)
-    settings = validate(entry.config, config.head, "head")
+    entry, settings = find_head("head", config)
     if len(shape) == 1 and not entry.make.reads_tokens:
         able = [n for n in registry.names("head") if registry.find("head", n).make.reads_tokens]
-        raise LowposeError(f"head '{name}' reads feature maps, and model.tokens gives keypoint tokens; use {', '.join(able)}")
+        raise LowposeError(
+            f"head '{entry.name}' reads feature maps, and model.tokens gives keypoint tokens; use {', '.join(able)}"
+        )
     return entry.make(settings, shape, config.input.size, skeleton)
+
+
+def find_head(kind: str, config: RunConfig) -> tuple[registry.Entry, Any]:
+    """The head that a recipe names among those registered as `kind`, and its settings. Raises: LowposeError."""
+    name = config.head.get("name")
+    if not isinstance(name, str):
+        raise LowposeError(f"'head.name' is missing; known heads: {', '.join(registry.names(kind))}")
+    entry = registry.find(kind, name)
+    return entry, validate(entry.config, config.head, "head")

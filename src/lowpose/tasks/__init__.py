@@ -12,7 +12,8 @@
 | measure(model, config, data, found, bootstrap) | figures with intervals, as a report |
 | read_as(config, model) | the trained head under other settings |
 | save_predictions(path, data, found) | an .npz file |
-| result_rows(model, config, data, found) | rows of a result file in COCO's form |
+| check_results() | raises where there is no result file in COCO's form |
+| result_rows(model, config, data, found) | its rows |
 | paired(model, config, data, saved) | sums per sample for paired intervals, and average precision or None |
 """
 

@@ -27,7 +27,8 @@ READERS = "classes"
 
 @dataclass
 class Predictions:
-    """Of one split, in its order: probabilities (N, classes) float32; skipped: a line per picture that could not be read."""
+    """Of one split, in its order: probabilities (N, classes) float32, NaN for pictures that could not be read; skipped: a line
+    for each of those."""
 
     probabilities: np.ndarray
     skipped: list[str]
@@ -79,16 +80,19 @@ def predict_split(model: Classifier, data: ClassData, config: RunConfig, device:
     parts: list[np.ndarray] = []
     skipped: list[str] = []
     for batch in track(loader, "evaluate", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True):
-        parts.append(model.predict(batch.images.to(device), flip=config.eval.flip).cpu().numpy())
+        found = model.predict(batch.images.to(device), flip=config.eval.flip).cpu().numpy()
+        found[batch.weight.numpy() == 0] = np.nan
+        parts.append(found)
         skipped += batch.errors
     model.train(training)
     return Predictions(np.concatenate(parts), sorted(set(skipped)))
 
 
 def hits(probabilities: np.ndarray, labels: np.ndarray, best: int) -> np.ndarray:
-    """(N,) bool: whether the true class is among the `best` likeliest. Of equally likely ones the first stands first."""
+    """(N,) bool: whether the true class is among the `best` likeliest. Of equally likely ones the first stands first; a picture
+    that could not be read (NaN) is no hit."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :best]
-    return (order == labels[:, None]).any(1)
+    return (order == labels[:, None]).any(1) & ~np.isnan(probabilities).any(1)
 
 
 def _sums(data: ClassData, probabilities: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -126,7 +130,7 @@ def save_predictions(path: Path, data: ClassData, found: Predictions) -> None:
         np.savez_compressed(f, images=images, probabilities=found.probabilities, classes=np.array(data.classes))
 
 
-def result_rows(model: Classifier, config: RunConfig, data: ClassData, found: Predictions) -> list[dict[str, Any]]:
+def check_results() -> None:
     """Raises: LowposeError: classes have no keypoints to write."""
     raise LowposeError("COCO results hold keypoints; a classifier's predictions are in predictions.npz")
 

@@ -153,6 +153,10 @@ def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:
         np.savez_compressed(f, ids=ids, **arrays)
 
 
+def check_results() -> None:
+    """Poses have them."""
+
+
 def result_rows(model: PoseModel, config: RunConfig, data: PoseData, found: Predictions) -> list[dict[str, Any]]:
     """COCO keypoint results (-0.5 applied) after OKS-NMS: the very rows that AP is computed from.
 
