@@ -11,10 +11,10 @@ multiply-accumulates. A line whose rounds would take longer than `--seconds` get
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
 import torch
+from turns import measure
 
 from lowpose.config import TokensConfig, parse_config
 from lowpose.nn.cost import count
@@ -58,23 +58,6 @@ def models(size: int, batch: int) -> dict:
     pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     built = {way: model(size, mixer) for way, mixer in WAYS.items()}
     return {way: (lambda net=net: net(pictures)) for way, net in built.items()}
-
-
-def measure(ways: dict, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of each way by round; the first round warms up and is not kept."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    began = time.perf_counter()
-    done = -1
-    while done < 1 or (done < rounds and time.perf_counter() - began < seconds):
-        for way, run in ways.items():
-            repeats, start = 0, time.perf_counter()
-            while repeats == 0 or time.perf_counter() - start < 0.05:  # short ones several times
-                run()
-                repeats += 1
-            if done >= 0:
-                times[way].append(1000 * (time.perf_counter() - start) / repeats)
-        done += 1
-    return times
 
 
 def main() -> None:

@@ -53,8 +53,9 @@ def test_results_page_is_current():
     assert make["FRONT"].read_text() == make["front"](cards)
 
 
-def test_study_page_is_current():
-    """The tables of docs/results/cdkd.md are those of the comparisons beside it."""
+def test_study_pages_are_current():
+    """The tables of the studies' pages are those of the comparisons beside them."""
     study = runpy.run_path(str(RESULTS / "studies.py"))
-    page = (RESULTS / "cdkd.md").read_text()
-    assert study["fill"](page, study["tables"](RESULTS / "cdkd")) == page
+    for name, tables in study["PAGES"].items():
+        page = (RESULTS / f"{name}.md").read_text()
+        assert study["fill"](page, tables(RESULTS / name)) == page

@@ -1,4 +1,4 @@
-"""Fills the tables of cdkd.md from the files in cdkd/: comparisons (`lowpose compare`), settings tried, cards.
+"""Fills the tables of studies (cdkd.md) from the files in their folders: comparisons (`lowpose compare`), settings tried.
 
 python docs/results/studies.py
 """
@@ -12,9 +12,8 @@ from pathlib import Path
 from lowpose.comparison import cell
 
 HERE = Path(__file__).parent
-METRICS = ("PCKh@0.5", "PCKh@0.1", "PCK@0.2", "EPE_crop")
-# rows of CDKD's Table IV, of the released wiring and of the full comparison
-ROWS = {
+METRICS = ("PCKh@0.5", "PCKh@0.1", "PCK@0.2", "EPE_crop", "top-1")  # those that a comparison has
+CDKD = {  # rows of its Table IV, of the released wiring and of the full comparison
     "simcc": "SimCC (baseline)",
     "projector": "+ projector",
     "ensemble": "+ ensemble of projectors",
@@ -24,22 +23,53 @@ ROWS = {
     "cdkd": "CDKD: SAPE, CCA, ETHT",
     "released": "what the released wiring teaches",
 }
+MGIL = {  # rows of its Table 5, and ours
+    "simcc": "SimCC (baseline)",
+    "spd": "SPD",
+    "flie": "FLIE, two convolutions",
+    "flie-cii": "FLIE + CII, added",
+    "mgil": "MGIL: FLIE + CII + MGAF",
+    "reduce": "light: channels reduced first",
+    "depthwise": "light: depthwise",
+    "wide": "control: plain HRNet-W18",
+    "cdkd": "CDKD",
+    "mgil-cdkd": "MGIL taught by CDKD",
+}
+CIFAR = {"cifar_plain": "ResNet-18 (baseline)", "cifar_spd": "SPD", "cifar_mgil": "MGIL"}
 
 
-def comparison(path: Path, size: int, names: list[str]) -> str:
-    """A Markdown table of the named rows; those without a run say so."""
+def comparison(path: Path, rows: dict[str, str], costs: Path | None = None) -> str:
+    """A Markdown table of recipes, by the stem of their file; those without a run say so.
+
+    `costs`: file of `benchmarks/downsampling.py --json`, for columns of parameters, MACs and milliseconds.
+    """
     result = json.loads(path.read_text()) if path.is_file() else {"rows": [], "seeds": []}
     found = {Path(row["recipe"]).stem: row["metrics"] for row in result["rows"]}
-    out = ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    for name in names:
-        metrics = found.get(f"{name}_{size}")
-        cells = [cell(metrics[m]) for m in METRICS] if metrics else ["not run"] * len(METRICS)
-        out.append(f"| {ROWS[name]} | " + " | ".join(cells) + " |")
+    metrics = [m for m in METRICS if any(m in row for row in found.values())] or METRICS[:1]
+    cost = json.loads(costs.read_text())["rows"] if costs is not None and costs.is_file() else None
+    heads = ["M", "MMAC", "ms"] if cost else []
+    out = ["| | " + " | ".join([*heads, *metrics]) + " |", "|---" * (len(heads) + len(metrics) + 1) + "|"]
+    for name, title in rows.items():
+        row = found.get(name)
+        cells = [cell(row[m]) for m in metrics] if row else ["not run"] * len(metrics)
+        if cost:
+            c = cost.get(name.rpartition("_")[0])
+            cells = (
+                [f"{c['params'] / 1e6:.2f}", f"{c['macs'] / 1e6:.1f}", f"{c['ms']['1']:.1f}", *cells]
+                if c
+                else ["", "", "", *cells]
+            )
+        out.append(f"| {title} | " + " | ".join(cells) + " |")
     if result["rows"]:
         b = result["budget"]
         seeds = ", ".join(map(str, result["seeds"]))
         out += ["", f"{b['epochs']} epochs, batches of {b['batch_size']}, seeds {seeds}; {b['data']}."]
     return "\n".join(out)
+
+
+def sized(rows: dict[str, str], size: int, *names: str) -> dict[str, str]:
+    """The rows of these names (default all) under their recipes' stems at a size."""
+    return {f"{name}_{size}": rows[name] for name in names or rows}
 
 
 def tried(path: Path) -> str:
@@ -60,19 +90,23 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-def tables(folder: Path) -> dict[str, str]:
+def cdkd(folder: Path) -> dict[str, str]:
     """Name of a place in cdkd.md -> its table."""
     return {
         "tried": tried(folder / "tune_32.json"),
-        "screen_32": comparison(folder / "screen_32.json", 32, list(ROWS)),
-        "compare_32": comparison(folder / "compare_32.json", 32, ["simcc", "projector", "cdkd"]),
-        "compare_64": comparison(folder / "compare_64.json", 64, ["simcc", "projector", "cdkd"]),
+        "screen_32": comparison(folder / "screen_32.json", sized(CDKD, 32)),
+        "compare_32": comparison(folder / "compare_32.json", sized(CDKD, 32, "simcc", "projector", "cdkd")),
+        "compare_64": comparison(folder / "compare_64.json", sized(CDKD, 64, "simcc", "projector", "cdkd")),
     }
 
 
+PAGES = {"cdkd": cdkd}
+
+
 def main() -> None:
-    page = HERE / "cdkd.md"
-    page.write_text(fill(page.read_text(), tables(HERE / "cdkd")))
+    for name, tables in PAGES.items():
+        page = HERE / f"{name}.md"
+        page.write_text(fill(page.read_text(), tables(HERE / name)))
 
 
 if __name__ == "__main__":
