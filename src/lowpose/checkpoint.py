@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lowpose import __version__
 from lowpose.config import RunConfig, from_scratch, parse_config, portable
-from lowpose.errors import LowposeError
+from lowpose.errors import LowposeError, first_of
 from lowpose.files import whole, write_bytes
 from lowpose.nn.classifier import Classifier, build_classifier
 from lowpose.nn.mixers.gfl_static import Filtered
@@ -188,12 +188,10 @@ def _names_in(about: dict[str, Any], path: str | Path) -> tuple[str, ...]:
 def _nothing_shared(model: Model, about: dict[str, Any], path: str | Path) -> LowposeError:
     ours, theirs = label_names(model), _names_in(about, path)
     if isinstance(model, Classifier):
-        return LowposeError(
-            f"{path}: weights for classes {', '.join(theirs[:4])}, ... share none with {', '.join(ours[:4])}, ..."
-        )
+        return LowposeError(f"{path}: weights for classes {first_of(theirs)} share none with {first_of(ours)}")
     return LowposeError(
-        f"{path}: weights for skeleton '{about['skeleton']['name']}' ({', '.join(theirs[:4])}, ...) share no keypoint "
-        f"with '{model.skeleton.name}' ({', '.join(ours[:4])}, ...)"
+        f"{path}: weights for skeleton '{about['skeleton']['name']}' ({first_of(theirs, 4)}) share no keypoint "
+        f"with '{model.skeleton.name}' ({first_of(ours, 4)})"
     )
 
 

@@ -1,7 +1,7 @@
 """Train recipes under one budget with the same seeds and views, and say which differences are real.
 
 Every run reports its last EMA weights (or its last weights where the recipe has no EMA), never the best on
-validation. Differences to the first recipe come with a paired bootstrap interval over persons and seeds.
+validation. Differences to the first recipe come with a paired bootstrap interval over persons (or pictures) and seeds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lowpose.tasks import task_of
 from lowpose.training import recipe_key, train
 
 BUDGET = ("epochs", "batch_size")
+UNITS = {"pose": "persons", "classification": "pictures"}  # what is resampled
 
 
 def compare(
@@ -70,6 +71,7 @@ def compare(
     result = {
         "seeds": list(seeds),
         "overrides": list(overrides),
+        "units": UNITS[configs[recipes[0], seeds[0]].task],
         "budget": budget(configs[recipes[0], seeds[0]]),
         "rows": table_rows(measured, bootstrap),
     }
@@ -190,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{b['epochs']} epochs of batches of {b['batch_size']}, seeds {', '.join(map(str, result['seeds']))}, {b['data']}. "
         "Last weights (EMA where the recipe has one). In brackets: difference to the first row, "
-        "95% paired bootstrap interval over persons and seeds.",
+        f"95% paired bootstrap interval over {result['units']} and seeds.",
         "",
         "| recipe | params M | GMAC | " + " | ".join(names) + " |",
         "|---|" + "---|" * (len(names) + 2),

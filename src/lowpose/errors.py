@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class LowposeError(Exception):
@@ -16,6 +16,11 @@ def yaml_problem(error: Exception) -> str:
         return "not UTF-8 text"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f"line {mark.line + 1}: {problem}" if mark and problem else str(error).splitlines()[0]
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c, ...`, or all of them."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ def learning_curve(folder: Path) -> Path:
     if val:
         right = left.twinx()
         right.set_ylabel("validation, percent")
-        shown = [n for n in val if n.startswith(("PCK", "pck"))] or [n for n in ("AP", "AP50") if n in val]
+        shown = [n for n in val if n.startswith(("PCK", "pck"))] or [n for n in ("AP", "AP50", "top-1", "top-5") if n in val]
         for name, colour in zip(shown, ("#cc6677", "#ddaa33", "#117733"), strict=False):
             right.plot(*zip(*val[name], strict=True), "o-", ms=3, color=colour, label=name)
         right.set_ylim(0, None)

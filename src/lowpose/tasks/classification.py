@@ -15,7 +15,7 @@ from rich.progress import track
 from lowpose.config import RunConfig
 from lowpose.data.classes import load_classes
 from lowpose.data.pictures import PictureReader
-from lowpose.errors import LowposeError
+from lowpose.errors import LowposeError, first_of
 from lowpose.files import whole
 from lowpose.loader import evaluation_batches
 from lowpose.metrics.bootstrap import ratio_intervals
@@ -60,7 +60,7 @@ def build(config: RunConfig, data: ClassData) -> Classifier:
 def check_fits(model: Classifier, data: ClassData) -> None:
     """Raises: LowposeError if the weights tell other classes apart than the data set has."""
     if model.classes != data.classes:
-        ours, theirs = (f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (model.classes, data.classes))
+        ours, theirs = (f"{len(names)} classes ({first_of(names)})" for names in (model.classes, data.classes))
         raise LowposeError(f"weights for {ours} do not fit {data.kind}:{data.root} with {theirs}; train on it")
 
 
