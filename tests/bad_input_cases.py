@@ -22,10 +22,13 @@ from bad_input_world import (
     hand,
     no_permission,
     offline,
+    owls,
     recipe,
     remove,
+    rename,
     save_joints,
     tensors,
+    tiny_imagenet,
     together,
     truncate,
     write,
@@ -38,6 +41,9 @@ ONLSP = "lowpose train recipe.yaml data.kind=lsp data.root=lsp data.options={} -
 TRAIN_JSON = COCO.format("train")
 PICTURE_FILES = [f"coco/images/{i}.jpg" for i in range(1, 9)]
 BEGUN = ("new/recipe.yaml", "new/metrics.jsonl", "new/tensorboard/...")  # what a run that stops may leave
+SORT = "lowpose train sorter.yaml --out new "
+VALIDATION_PICTURES = [f"classes/val/{name}/{i}.png" for name in ("bars", "disc", "rows") for i in range(2)]
+TRAINING_PICTURES = [f"classes/train/{name}/{i}.png" for name in ("bars", "disc", "rows") for i in range(4)]
 TAUGHT = TRAIN + "teacher.weights=run "
 SKELETON = "name: three\nkeypoints: [left_a, right_a, b]\n"
 
@@ -273,6 +279,51 @@ PICTURES = [
     Case("array that is no picture", ">>> lowpose.load('run').predict(np.zeros((8, 8)))"),
     Case("box without area", ">>> lowpose.load('run').predict(np.zeros((8, 8, 3), np.uint8), [[1, 1, 0, 4]])"),
 ]
+CLASSES = [
+    Case("pictures of classes in a missing folder", SORT + "data.root=nowhere"),
+    Case("split of classes that is not there", SORT + "data.train=trian"),
+    Case("class that training does not know", SORT, rename("classes/val/disc", "classes/val/discs")),
+    Case("split of classes without a picture", SORT, remove(*VALIDATION_PICTURES)),
+    Case("split without folders of classes", SORT + "data.train=pictures data.root=."),
+    Case("every picture of the classes broken", SORT, truncate(*TRAINING_PICTURES), leaves=BEGUN),
+    Case("CIFAR-10 that is not there", SORT + "data.kind=cifar-10 data.val=test"),
+    Case("split that CIFAR-10 lacks", SORT + "data.kind=cifar-10 data.train=val"),
+    Case(
+        "batch of CIFAR-10 cut short", "lowpose data check cifar-10:bins --split test", write("bins/test_batch.bin", bytes(3072))
+    ),
+    Case("tenth class of CIFAR-10", "lowpose data check cifar-10:bins --split test", write("bins/test_batch.bin", b"\n" * 3073)),
+    Case("TinyImageNet without its list of classes", "lowpose data check tiny-imagenet:classes"),
+    Case("TinyImageNet without pictures of a class", "lowpose data check tiny-imagenet:tiny", tiny_imagenet),
+    Case("class that TinyImageNet lacks", "lowpose data check tiny-imagenet:tiny --split val", tiny_imagenet),
+    Case("split of TinyImageNet without labels", "lowpose data check tiny-imagenet:tiny --split test", tiny_imagenet),
+    Case("list of classes that is no text", "lowpose data check tiny-imagenet:tiny", write("tiny/wnids.txt", b"\xff\xfe\n")),
+    Case("kind of poses for a classifier", SORT + "data.kind=coco"),
+    Case("kind of classes for poses", TRAIN + "data.kind=folder data.options={}"),
+    Case("unknown kind for a classifier", SORT + "data.kind=foldr"),
+    Case("options of classes", SORT + "data.options.count=4"),
+    Case("boxes of classes", "lowpose data check folder:classes --boxes found.json"),
+    Case("key of poses for a classifier", SORT + "cache.dir=cache"),
+    Case("teacher of a classifier", SORT + "teacher=run distill.cca.weight=1"),
+    Case("head of poses for a classifier", SORT + "head.name=simcc"),
+    Case("classifier's head without a name", SORT + "head.name=null"),
+    Case("unknown key of a classifier's head", SORT + "head.smoothng=0.1"),
+    Case("unknown task", SORT + "task=classify"),
+    Case("small stem of another network", SORT + "model.stem=small"),
+    Case("small stem of no backbone", TOKENS + "model.tokens.patch=[8,8] model.stem=small"),
+    Case("whole pixels for a teacher", TAUGHT + "distill.cca.weight=1 augment.whole_pixels=true"),
+    Case("init of other classes", SORT + "init=owls.safetensors", owls),
+    Case("classifier that poses should learn from", TRAIN + "teacher=sorter distill.cca.weight=1"),
+    Case("prediction of poses by a classifier", "lowpose predict pictures --weights sorter"),
+    Case("sheet of a classifier", "lowpose sheet sorter"),
+    Case("attention of a classifier", "lowpose explain sorter"),
+    Case("export of a classifier", "lowpose export sorter"),
+    Case("COCO results of a classifier", "lowpose eval sorter --json results.json"),
+    Case("boxes for a classifier", "lowpose eval sorter --boxes found.json"),
+    Case("other head of a trained classifier", "lowpose eval sorter head.smoothing=0.1"),
+    Case("poses for a classifier", "lowpose eval sorter --data coco:coco"),
+    Case("pictures of classes for poses", "lowpose eval run --data folder:classes"),
+    Case("evaluation on other classes", "lowpose eval owls.safetensors", owls),
+]
 CASES = {
     "Recipes": RECIPES,
     "Data": DATA,
@@ -280,6 +331,7 @@ CASES = {
     "Learning from a teacher": TEACHING,
     "Weights": WEIGHTS,
     "Pictures and boxes": PICTURES,
+    "Pictures in classes": CLASSES,
 }
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())

@@ -3,6 +3,7 @@
 recipe.yaml run/            a recipe and its trained run (synthetic people, a network of 0.4 million weights)
 coco/ lsp/                  eight pictures of 64 x 64 in the forms of COCO and LSPET
 pictures/ boxes.json        two pictures and their boxes
+classes/ sorter.yaml sorter/    twelve pictures in three classes, a recipe that sorts them and its run without the training state
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from sorting import sorting, write_pictures
 
 RECIPE = {
     "data": {"kind": "synthetic", "options": {"count": 8, "size": [64, 64], "height": [32, 56]}},
@@ -52,6 +54,7 @@ class Case:
 
 def build(folder: Path) -> None:
     """Write the world into an empty folder."""
+    from lowpose.config import dump_config
     from lowpose.data import load_data
     from lowpose.images import write_image
     from lowpose.recipe_files import load_config
@@ -78,6 +81,11 @@ def build(folder: Path) -> None:
         write_image(folder / f"pictures/{name}.jpg", data.read(data.samples[i].image))
     write("boxes.json", json.dumps({"a.jpg": [[0, 0, 64, 64]], "b.jpg": [[0, 0, 64, 64]]}))(folder)
     train(load_config(folder / "recipe.yaml"), folder / "run")
+    config = sorting(write_pictures(folder / "classes"), train={"epochs": 1})
+    train(config, folder / "sorter")
+    (folder / "sorter/state.pt").unlink()
+    shutil.rmtree(folder / "sorter/tensorboard")
+    (folder / "sorter.yaml").write_text(dump_config(config).replace(str(folder / "classes"), "classes"))
 
 
 def joints_like_lspet(count: int = 8) -> np.ndarray:
@@ -96,9 +104,9 @@ def write(name: str, text: str | bytes) -> Callable[[Path], None]:
     return prepare
 
 
-def recipe(text: str) -> Callable[[Path], None]:
+def recipe(text: str, base: str = "recipe.yaml") -> Callable[[Path], None]:
     """bad.yaml: the good recipe, with this YAML over it."""
-    return write("bad.yaml", f"base: recipe.yaml\n{text}")
+    return write("bad.yaml", f"base: {base}\n{text}")
 
 
 def edit_coco(change: Callable[[dict], None]) -> Callable[[Path], None]:
@@ -150,6 +158,14 @@ def tensors(name: str, metadata: dict[str, str] | None = None, shape: tuple[int,
     return prepare
 
 
+def rename(source: str, target: str) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        (folder / source).rename(folder / target)
+
+    return prepare
+
+
 def copy(source: str, target: str) -> Callable[[Path], None]:
     def prepare(folder: Path) -> None:
         (folder / target).parent.mkdir(parents=True)
@@ -167,6 +183,22 @@ def hand(folder: Path) -> None:
 
     config, skeleton = load_config(folder / "recipe.yaml"), Skeleton("hand", ("thumb", "index"))
     save_weights(folder / "hand.safetensors", build_model(config, skeleton), config)
+
+
+def owls(folder: Path) -> None:
+    """owls.safetensors: weights for classes that no picture here is of."""
+    from lowpose.checkpoint import save_weights
+    from lowpose.nn.classifier import build_classifier
+    from lowpose.recipe_files import load_config
+
+    config = load_config(folder / "sorter.yaml")
+    save_weights(folder / "owls.safetensors", build_classifier(config, ("owl", "wren")), config)
+
+
+def tiny_imagenet(folder: Path) -> None:
+    """tiny/: TinyImageNet's lists without its pictures."""
+    write("tiny/wnids.txt", "n01\nn02\n")(folder)
+    write("tiny/val/val_annotations.txt", "val_0.JPEG\tn01\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\n")(folder)
 
 
 def begun(folder: Path) -> None:
