@@ -21,6 +21,7 @@ _WHERE = {
     "PoseResult": "lowpose.samples",
     "RunConfig": "lowpose.config",
     "Skeleton": "lowpose.skeletons",
+    "breakdown": "lowpose.metrics.breakdown",
     "compare": "lowpose.comparison",
     "draw_poses": "lowpose.draw",
     "evaluate": "lowpose.evaluation",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from lowpose.export import export_onnx
     from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
+    from lowpose.metrics.breakdown import breakdown
     from lowpose.recipe_files import load_config
     from lowpose.recipe_info import info
     from lowpose.runtime import load

@@ -59,6 +59,7 @@ class PoseData:
         sources: files that the samples were made from; their content decides whether a cache is stale.
         boxes: where the boxes come from, as written on cards: 'gt', 'joints', or a detector's file name.
         protocol: metrics that the data set's users report: 'coco', 'crowdpose', 'mpii' or 'lsp'.
+        areas: where the samples' areas come from: 'labelled' (outlines of the persons), or made from 'boxes' or 'joints'.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class PoseData:
     boxes: str = "gt"
     protocol: str = "coco"
     annotations: Path | None = None
+    areas: str = "labelled"
 
     def __len__(self) -> int:
         return len(self.samples)

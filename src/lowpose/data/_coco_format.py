@@ -335,7 +335,9 @@ def detections(file: CocoFile, boxes: str, root: Path) -> tuple[list[PersonSampl
     return samples, path
 
 
-def coco_data(kind: str, split: str, root: Path, boxes: str, file: CocoFile, area_of, protocol: str) -> PoseData:
+def coco_data(
+    kind: str, split: str, root: Path, boxes: str, file: CocoFile, area_of, protocol: str, areas: str = "labelled"
+) -> PoseData:
     """PoseData of a parsed file: its persons, or a detector's boxes in its pictures."""
     if boxes == "gt":
         samples, sources, source = persons(file, area_of), (file.path,), "gt"
@@ -343,4 +345,5 @@ def coco_data(kind: str, split: str, root: Path, boxes: str, file: CocoFile, are
         samples, path = detections(file, boxes, root)
         sources, source = (file.path, path), path.name
     read = partial(read_picture, root)
-    return PoseData(kind, split, str(root), file.skeleton, samples, read, sources, source, protocol, file.path)
+    areas = areas if boxes == "gt" else "boxes"
+    return PoseData(kind, split, str(root), file.skeleton, samples, read, sources, source, protocol, file.path, areas)

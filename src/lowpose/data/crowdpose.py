@@ -36,4 +36,4 @@ def crowdpose(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, 
             if "crowdIndex" not in picture.row:
                 raise BadAnnotation("missing-key", f"{path}: picture {picture.id} has no 'crowdIndex'", image=picture.name)
             numbers([picture.row["crowdIndex"]], 1, "crowdIndex", f"{path}: picture {picture.id}", image=picture.name)
-    return coco_data("crowdpose", split, root, boxes, file, _area, "crowdpose")
+    return coco_data("crowdpose", split, root, boxes, file, _area, "crowdpose", "boxes")

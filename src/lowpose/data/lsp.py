@@ -109,5 +109,5 @@ def lsp(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, option
             )
         )
     return PoseData(
-        "lsp", split, str(root), skeleton or LSP14, samples, partial(read_picture, root), (path,), "joints", "lsp", path
+        "lsp", split, str(root), skeleton or LSP14, samples, partial(read_picture, root), (path,), "joints", "lsp", path, "joints"
     )

@@ -103,5 +103,5 @@ def mpii(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, optio
                 samples.append(sample)
     sources = (path, mat) if measured else (path,)
     return PoseData(
-        "mpii", split, str(root), skeleton or MPII16, samples, partial(read_picture, root), sources, "gt", "mpii", path
+        "mpii", split, str(root), skeleton or MPII16, samples, partial(read_picture, root), sources, "gt", "mpii", path, "joints"
     )

@@ -163,4 +163,4 @@ def synthetic(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, 
     w, h = config.size
     name = f"seed {config.seed}, {w} x {h}, {config.height[0]:g} to {config.height[1]:g} px"
     protocol = PROTOCOLS.get(skeleton.name, "coco")
-    return PoseData("synthetic", split, name, skeleton, samples, partial(read_picture, config), (), "gt", protocol)
+    return PoseData("synthetic", split, name, skeleton, samples, partial(read_picture, config), (), "gt", protocol, areas="boxes")
