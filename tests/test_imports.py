@@ -62,7 +62,7 @@ ROOMS = [
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["layers", "loader", "checkpoint", "recipe_info", "plots"],
+    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page"],
     ["teacher", "tasks"],
     ["nn.predictor", "evaluation"],
     ["teaching"],

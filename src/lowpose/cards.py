@@ -80,11 +80,10 @@ def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:
     write_text(folder / f"{stem}.md", markdown(card))
 
 
-def interval(metric: dict[str, Any]) -> str:
-    """'53.0 [51.9, 54.1]', or the value alone where there is no interval."""
+def interval(metric: dict[str, Any], digits: int = 2) -> str:
+    """'53.02 [51.91, 54.13]', or the value alone where there is no interval."""
     if metric.get("value") is None:
         return "not defined"
-    digits = 2
     text = f"{metric['value']:.{digits}f}"
     if metric.get("low") is not None and metric.get("high") is not None:
         text += f" [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"

@@ -6,16 +6,19 @@ What is predicted and how it is measured is the task's own (`lowpose.tasks`).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lowpose.breakdown_page import write_breakdown
 from lowpose.cards import make_card, write_card
 from lowpose.checkpoint import describe_weights, load_model, weights_path
 from lowpose.config import DataConfig, RunConfig, parse_config
 from lowpose.data import parse_source
 from lowpose.errors import LowposeError
 from lowpose.files import write_json
+from lowpose.metrics.breakdown import check_breakdown, check_heights
 from lowpose.nn.cost import count
 from lowpose.recipe_files import apply_overrides, shorten_paths
 from lowpose.samples import ClassData, PoseData
@@ -36,6 +39,9 @@ def evaluate(
     overrides: tuple[str, ...] | list[str] = (),
     bootstrap: int = 1000,
     command: str | None = None,
+    breakdown: bool = False,
+    heights: Sequence[int] = (),
+    sizes: str = "area",
 ) -> dict[str, Any]:
     """Measure a run or weights file on a data set; writes card.json, card.md and predictions.npz, returns the card.
 
@@ -45,6 +51,9 @@ def evaluate(
         out: folder of the card, default where the weights are; a card for other data than the recipe's is named after it.
         overrides: of this measurement: input.resample, input.padding, input.camera, eval, cache, data.options, train.workers,
             or head settings that leave its layers as they are, as 'head.decode=argmax'.
+        breakdown: also by labelled joints, occlusion, size and height of the persons: breakdown.json, .md and .png beside the
+            card, and 'breakdown' in what is returned. heights: of it, pixels that everybody is brought down to. sizes: of it,
+            'area' of the person or 'box'. See `lowpose.breakdown`.
 
     Raises: LowposeError for weights of another skeleton or other classes, data that cannot be read, overrides of what is trained.
     """
@@ -54,11 +63,14 @@ def evaluate(
     task = task_of(config)
     if results:
         task.check_results()
+    check_asked(config, breakdown, heights, sizes)
     if config.head != own.head:
         model.head = task.read_as(config, model)
     where = measured_data(config, source, split, boxes)
     data = task.validation_data(config.model_copy(update={"data": where}))
     task.check_fits(model, data)
+    if breakdown:
+        check_breakdown(data, sizes)
     found = task.predict_split(model, data, config)
     report = task.measure(model, config, data, found, bootstrap)
     rows = task.result_rows(model, config, data, found) if results else None
@@ -70,7 +82,20 @@ def evaluate(
     task.save_predictions(folder / f"{stem.replace('card', 'predictions')}.npz", data, found)
     if results:
         write_json(results, rows)
+    if breakdown:
+        about = {k: card[k] for k in ("name", "weights", "measured_on", "input", "flip_test", "command", "overrides")}
+        card["breakdown"] = about | task.break_down(model, config, data, found, heights, sizes, bootstrap)
+        write_breakdown(folder, stem.replace("card", "breakdown"), card["breakdown"])
     return card
+
+
+def check_asked(config: RunConfig, breakdown: bool, heights: Sequence[int], sizes: str) -> None:
+    """Raises: LowposeError for a breakdown of classes, or parts of one that was not asked for."""
+    if breakdown and config.task != "pose":
+        raise LowposeError(f"task {config.task}: a breakdown is by joints, occlusion and size of persons; leave it out")
+    if not breakdown and (heights or sizes != "area"):
+        raise LowposeError("heights and sizes are parts of a breakdown: ask for it too (--breakdown)")
+    check_heights(heights)
 
 
 def measured_data(config: RunConfig, source: str | None, split: str | None, boxes: str | None) -> DataConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from lowpose.cli.printing import Overrides, command_line, console, say
@@ -58,6 +59,14 @@ def evaluate(
     results: Annotated[Path | None, typer.Option("--json", help="Write COCO keypoint results to this file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the card; default beside the weights.")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals.")] = 1000,
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="Also by labelled joints, occlusion, size and height of the persons.")
+    ] = False,
+    heights: Annotated[
+        str | None,
+        typer.Option(help="With --breakdown: bring everybody down to these heights too, pixels, as 16,24,32,48,64,96,128."),
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="With --breakdown: size by 'area' of the person or by 'box'.")] = "area",
 ) -> None:
     """Measure a run or weights file, with 95% intervals."""
     from lowpose.evaluation import evaluate as measure
@@ -72,8 +81,36 @@ def evaluate(
         overrides=overrides or [],
         bootstrap=bootstrap,
         command=command_line(),
+        breakdown=breakdown,
+        heights=_whole_numbers("--heights", heights, "16,24,32") if heights is not None else (),
+        sizes=sizes,
     )
     _print_card(card)
+    if breakdown:
+        _print_breakdown(card["breakdown"])
+
+
+def _whole_numbers(option: str, text: str, example: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LowposeError(f"{option} {text}: give whole numbers, as {example}") from None
+
+
+def _print_breakdown(report: dict[str, Any]) -> None:
+    from lowpose.breakdown_page import cross_tables, height_tables, main_figures, remarks, tables
+    from lowpose.plots import error_of
+
+    shown = main_figures(report)
+    crossed = cross_tables(report, error_of(report), intervals=False)
+    for part in [*tables(report, shown, 1)[1:], *crossed, *height_tables(report, shown, 1)]:
+        narrow = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # fits 80 columns
+        table = Table(*part.columns, title=part.title, title_justify="left", **narrow)
+        for row in part.rows:
+            table.add_row(*row)
+        console.print(table)
+    for remark in remarks(report):
+        console.print(remark)
 
 
 def _print_card(card: dict[str, Any]) -> None:
@@ -109,11 +146,7 @@ def compare(
     from lowpose.comparison import compare as run
 
     chosen = [n for n in names if "=" not in n]
-    try:
-        numbers = [int(s) for s in seeds.split(",")]
-    except ValueError:
-        raise LowposeError(f"--seeds {seeds}: give whole numbers, as 0,1,2") from None
-    result = run(chosen, numbers, out, [n for n in names if "=" in n], bootstrap)
+    result = run(chosen, _whole_numbers("--seeds", seeds, "0,1,2"), out, [n for n in names if "=" in n], bootstrap)
     metrics = [n for n in result["rows"][0]["metrics"] if n in MAIN_METRICS]
     table = Table(Column("recipe", overflow="fold"), "params M", "GMAC", *metrics)
     for row in result["rows"]:

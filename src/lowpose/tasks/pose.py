@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from lowpose.config import RunConfig
+from lowpose.config import CacheConfig, RunConfig
 from lowpose.data import load_data
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
@@ -22,6 +23,7 @@ from lowpose.files import whole
 from lowpose.geometry import invert, reduction, transform
 from lowpose.loader import evaluation_batches
 from lowpose.metrics import Precision, evaluate_predictions, has_precision, per_person, precision
+from lowpose.metrics.breakdown import box_heights, breakdown, by_rendered_height, has_labels
 from lowpose.metrics.oks import coco_rows, instance_score
 from lowpose.nn.heads.base import PoseHead
 from lowpose.nn.model import PoseModel, build_head, build_model
@@ -121,6 +123,40 @@ def measure(model: PoseModel, config: RunConfig, data: PoseData, found: Predicti
         crop_scale=found.crop_scale,
     )
     return report | {"skipped_pictures": found.skipped}
+
+
+def break_down(
+    model: PoseModel,
+    config: RunConfig,
+    data: PoseData,
+    found: Predictions,
+    heights: Sequence[int] = (),
+    sizes: str = "area",
+    bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """`metrics.breakdown` of predictions; with `heights`, 'heights' holds `by_rendered_height` of the model at each of them."""
+    report = breakdown(data, found.keypoints, found.crop_scale, sizes=sizes, bootstrap=bootstrap)
+    if not heights:
+        return report
+    tallest = box_heights(data)[has_labels(data)].max(initial=0)
+    renders = {
+        h: predict_split(model, data, at_height(config, h)).keypoints if h <= tallest else np.zeros((0, 0, 2)) for h in heights
+    }
+    report["heights"] = by_rendered_height(data, renders, found.keypoints, found.crop_scale, bootstrap=bootstrap)
+    camera = config.input.camera
+    drawn = {"blur": list(camera.blur), "noise": list(camera.noise), "jpeg": list(camera.jpeg), "seed": config.train.seed}
+    report["heights"]["camera"] = drawn
+    return report
+
+
+def at_height(config: RunConfig, height: int) -> RunConfig:
+    """The recipe whose `camera` brings every person down to one height, from the pictures themselves.
+
+    A reduced cache may hold fewer pixels than that height, so none is used.
+    """
+    camera = config.input.camera.model_copy(update={"height": (float(height), float(height))})
+    settings = config.input.model_copy(update={"resample": "camera", "camera": camera})
+    return config.model_copy(update={"input": settings, "cache": CacheConfig()})
 
 
 def read_as(config: RunConfig, model: PoseModel) -> PoseHead:
