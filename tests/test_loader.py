@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -68,6 +69,25 @@ def test_workers_change_nothing(data, resample):
         assert torch.equal(a.index, b.index) and np.array_equal(a.matrices, b.matrices)
     crop = reader.crop(int(one[0].index[1]), 0)
     assert np.array_equal(one[0].images[1].permute(1, 2, 0).numpy(), crop.image)
+
+
+def test_workers_leave_the_threads_of_opencv_alone(data):
+    """A fork has the locks of its parent's threads without the threads: about one loader in a hundred waited for ever."""
+
+    def read(key):
+        return np.full((64, 64, 3), cv2.getNumThreads(), np.uint8)
+
+    threads = PoseData("made", "train", ".", data.skeleton, data.samples, read)
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        own, forked = (
+            next(iter(evaluation_batches(CropReader(threads, InputConfig(size=(8, 8), padding=0.2)), 1, workers)))
+            for workers in (0, 1)
+        )
+    finally:
+        cv2.setNumThreads(before)
+    assert own.images[0, 0, 4, 4] == 3 and forked.images[0, 0, 4, 4] == 1
 
 
 def test_starting_a_loader_takes_no_random_number_of_torch(data):

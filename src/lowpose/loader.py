@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -152,8 +153,19 @@ def _loader(reader: Reader, batches, workers: int, pin: bool = False, beside: Be
     own = torch.Generator()
     together = collate_pictures if isinstance(reader, PictureReader) else collate
     return DataLoader(
-        _Views(reader, beside), batch_sampler=batches, num_workers=workers, collate_fn=together, pin_memory=pin, generator=own
+        _Views(reader, beside),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=together,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+        generator=own,
     )
+
+
+def _one_thread(worker: int) -> None:
+    # OpenCV's threads do not outlive a fork, and a lock that one of them held would never be given back
+    cv2.setNumThreads(0)
 
 
 def evaluation_batches(reader: Reader, batch_size: int, workers: int = 0, epoch: int = 0) -> DataLoader:
