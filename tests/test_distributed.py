@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from sorting import sorting, write_pictures
 from taught import CDKD, save_teacher, taught
 from tiny import tiny
 
-from lowpose.config import dump_config
+from lowpose.config import RunConfig, dump_config
 
 SCRIPT = """
     import dataclasses, json, os, sys
@@ -30,6 +31,8 @@ SCRIPT = """
     def uneven(config):
         # persons of very different numbers of labelled joints; one has none
         data = own(config)
+        if config.task == "classification":
+            return data
         samples = []
         for i, s in enumerate(data.samples):
             visibility = s.visibility.copy()
@@ -59,12 +62,12 @@ SCRIPT = """
 """
 
 
-def launch(tmp_path: Path, name: str, processes: int, **sections) -> Path:
+def launch(tmp_path: Path, name: str, processes: int, config: RunConfig | None = None, **sections) -> Path:
     folder, script = tmp_path / name, tmp_path / "script.py"
     folder.mkdir()
     script.write_text(textwrap.dedent(SCRIPT))
     recipe = tmp_path / f"{name}.yaml"
-    recipe.write_text(dump_config(tiny(**sections) if "teacher" not in sections else taught(**sections)))
+    recipe.write_text(dump_config(config or (tiny(**sections) if "teacher" not in sections else taught(**sections))))
     command = [sys.executable]
     if processes > 1:
         command += [
@@ -110,6 +113,26 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             assert found.keys() == wanted.keys()
             for name, gradient in wanted.items():
                 assert torch.allclose(found[name], gradient, atol=1e-5, rtol=0), name
+
+
+def test_two_processes_sort_pictures_as_one(tmp_path):
+    """The ranks have different numbers of pictures that can be read."""
+    root = write_pictures(tmp_path / "drawn")
+    for name in ("bars/0", "bars/1", "disc/2"):
+        (root / "train" / f"{name}.png").write_bytes(b"")
+    still = sorting(root, train={"freeze_bn": True, "lr": 1e-3})
+    one, two = (launch(tmp_path, f"ranks-{n}", n, still) for n in (1, 2))
+    uneven = 0
+    for step in (0, 1):
+        whole, parts = facts(one, 0)[step], [facts(two, rank)[step] for rank in (0, 1)]
+        assert sum((p["index"] for p in parts), []) == whole["index"] and sum(p["joints"] for p in parts) == whole["joints"]
+        uneven += parts[0]["joints"] != parts[1]["joints"]
+        assert [p["loss"] for p in parts] == pytest.approx([whole["loss"]] * 2, rel=1e-5)
+        wanted = load_file(one / f"gradients-0-{step}.safetensors")
+        for rank in (0, 1):
+            found = load_file(two / f"gradients-{rank}-{step}.safetensors")
+            assert all(torch.allclose(found[name], gradient, atol=1e-5) for name, gradient in wanted.items())
+    assert uneven
 
 
 def test_two_processes_distil_as_one(tmp_path):
