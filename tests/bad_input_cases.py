@@ -20,6 +20,7 @@ from bad_input_world import (
     full_cache,
     full_disk,
     hand,
+    mapped,
     no_permission,
     offline,
     owls,
@@ -341,6 +342,24 @@ CLASSES = [
     Case("pictures of classes for poses", "lowpose eval run --data folder:classes"),
     Case("evaluation on other classes", "lowpose eval owls.safetensors", owls),
 ]
+INTEGRAL = TRAIN + "'head={name: integral, rectify: false"
+STUDY = "lowpose study bias --out study "
+STUDIES = [
+    Case("compensation without an empty background", INTEGRAL + "}'"),
+    Case("compensated reading without an empty background", INTEGRAL + ", train: plain, decode: closed}'"),
+    Case("beta of zero", TRAIN + "'head={name: integral, beta: 0}'"),
+    Case("study of weights without a map", STUDY + "--weights run"),
+    Case("study of weights that do not exist", STUDY + "--weights none"),
+    Case("study of a classifier", STUDY + "--weights sorter"),
+    Case("study of pictures without weights", STUDY + "--data coco:coco"),
+    Case("study on a missing folder", STUDY + "--weights mapped.safetensors --data coco:nowhere", mapped),
+    Case("betas that are no numbers", STUDY + "--betas 1,ten"),
+    Case("betas out of range", STUDY + "--betas 0,1"),
+    Case("Gaussian wider than its map", STUDY + "--sigma 99"),
+    Case("unknown study", "lowpose study bais"),
+    Case("study into a file", "lowpose study bias --out boxes.json"),
+    Case("full disk while a study is written", STUDY, patch=full_disk(".bias")),
+]
 CASES = {
     "Recipes": RECIPES,
     "Data": DATA,
@@ -349,6 +368,7 @@ CASES = {
     "Weights": WEIGHTS,
     "Pictures and boxes": PICTURES,
     "Pictures in classes": CLASSES,
+    "Integral regression and the study of its bias": STUDIES,
 }
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())

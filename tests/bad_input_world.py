@@ -201,6 +201,17 @@ def tiny_imagenet(folder: Path) -> None:
     write("tiny/val/val_annotations.txt", "val_0.JPEG\tn01\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\n")(folder)
 
 
+def mapped(folder: Path) -> None:
+    """mapped.safetensors: weights whose head gives heatmaps."""
+    from lowpose.checkpoint import save_weights
+    from lowpose.nn.model import build_model
+    from lowpose.recipe_files import load_config
+    from lowpose.skeletons import COCO17
+
+    config = load_config(folder / "recipe.yaml", ["head={name: heatmap}"])
+    save_weights(folder / "mapped.safetensors", build_model(config, COCO17), config)
+
+
 def begun(folder: Path) -> None:
     """new/: a run that stopped, whose teacher had other weights than run/ has now."""
     import torch

@@ -62,11 +62,11 @@ ROOMS = [
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page"],
+    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
     ["teacher", "tasks"],
     ["nn.predictor", "evaluation"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench"],
+    ["training", "sheet", "explain", "export", "bench", "bias"],
     ["comparison", "demo"],
     ["cli"],
     ["__main__"],
@@ -129,7 +129,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_torch_is_imported_only_where_it_belongs():
-    allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching"}
+    allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching", "bias"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lowpose.cli import data, listing, training, using
+from lowpose.cli import data, listing, study, training, using
 from lowpose.cli.printing import Lines, fail
 from lowpose.errors import LowposeError
 
@@ -31,6 +31,7 @@ for name, verb in {
 }.items():
     app.command(name)(verb)
 app.add_typer(data.app, name="data")
+app.add_typer(study.app, name="study")
 
 # typer brings its own copy of click in some versions and the package in others
 UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
