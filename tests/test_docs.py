@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from lowpose.cli import app
+from lowpose.nn.classifier import build_classifier
 from lowpose.nn.model import build_model
 from lowpose.recipe_files import load_config, recipe_names
 from lowpose.skeletons import LSP14, Skeleton
@@ -96,3 +97,11 @@ def test_yaml_of_the_extending_page_is_accepted(tmp_path):
     config = load_config(tmp_path / "mine.yaml")
     assert config.train.epochs == 30 and config.data.kind == "lsp" and "split" not in config.head
     assert build_model(config, LSP14).head.input_size == (64, 96)
+
+
+def test_yaml_of_the_recipes_page_is_accepted(tmp_path):
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), re.S)
+    (tmp_path / "birds.yaml").write_text(recipe)
+    config = load_config(tmp_path / "birds.yaml")
+    assert (config.task, config.data.val, config.input.size, config.train.epochs) == ("classification", "val", (48, 48), 60)
+    assert build_classifier(config, ("owl", "wren")).backbone.feature_size == (6, 6)
