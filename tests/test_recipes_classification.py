@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +139,16 @@ def test_views_by_whole_pixels_are_not_for_a_teacher():
     """Its crop has other pixels: the same draw would be another view."""
     with pytest.raises(LowposeError, match="^recipe: augment.whole_pixels: a teacher's crop has other pixels"):
         parse_config({"teacher": "run", "distill": {"cca": {}}, "augment": {"whole_pixels": True, "shift": 0.1}}, "recipe")
+
+
+STUDY = Path(__file__).resolve().parents[1] / "docs" / "studies" / "mgil"
+
+
+@pytest.mark.skipif(not STUDY.is_dir(), reason="no docs beside the tests")
+def test_the_recipes_of_the_study_differ_in_the_down_sampling_alone():
+    plain, spd, mgil = (load_config(STUDY / f"cifar_{name}.yaml") for name in ("plain", "spd", "mgil"))
+    assert [c.model.downsampling and c.model.downsampling["name"] for c in (plain, spd, mgil)] == [None, "spd", "mgil"]
+    for config in (spd, mgil):
+        assert config.model_dump(exclude={"name", "model"}) == plain.model_dump(exclude={"name", "model"})
+        assert config.model.model_copy(update={"downsampling": None}) == plain.model
+    assert plain.model == load_config("cifar-10/plain_resnet-18_32").model and plain.data.kind == "folder"
