@@ -20,7 +20,7 @@ PUBLISHED = [name for name in NAMES if name.split("/")[0] in ("coco", "mpii", "c
 ROWS = [row["name"] for row in list_recipes() if "paper" in row and row["name"] in NAMES]
 KINDS = {"coco": "coco", "mpii": "mpii", "crowdpose": "crowdpose", "lspet": "lsp", "synthetic": "synthetic"}
 HEADS = {"simplebaseline": "heatmap", "heatmap": "heatmap", "dark": "heatmap", "udp": "udp", "simcc": "simcc", "cdkd": "simcc"}
-HEADS |= {"mgil": "simcc", "spd": "simcc"}
+HEADS |= {"mgil": "simcc", "spd": "simcc", "integral": "integral"}
 TAUGHT = {"simcc_fitnets", "simcc_fc-feature", "simcc_fc-class", "simcc_kd", "heatmap_sape"}  # by other parts than CDKD's
 BACKBONES = {
     "hrnet-w32": "hrnet_w32",
@@ -208,6 +208,8 @@ def test_published_heads(name):
         smoothing = 0.2 if data == "mpii" or name in ("coco/simcc_hrnet-w32_128", "coco/mgil_hrnet-w32_128") else 0.1
         assert head.bins == (size * k, size * k)
         assert (head.config.target, head.config.smoothing) == ("smooth", smoothing)
+    elif method.startswith("integral"):
+        assert settings == INTEGRAL[method]
     elif method != "udp":
         assert head.sigma == (2 if size == 256 else 1)
         assert head.config.target == ("continuous" if method == "dark" else "rounded")
@@ -216,6 +218,26 @@ def test_published_heads(name):
             assert head.blur == (11 if load_config(name).paper else 3)
     else:
         assert settings == {"name": "udp"}
+
+
+INTEGRAL = {
+    "integral_plain": {"name": "integral", "beta": 1, "train": "plain", "decode": "plain", "rectify": False, "prior": 0},
+    "integral_compensated": {"name": "integral", "beta": 10, "train": "compensated", "decode": "compensated", "prior": 10},
+}
+
+
+@pytest.mark.parametrize("data,backbone", [("coco", "hrnet-w32"), ("mpii", "hrnet-w32"), ("lspet", "hrnet-w18-small")])
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_detection_and_both_integrals_share_all_but_the_head(data, backbone, size):
+    detection = load_config(f"{data}/heatmap_{backbone}_{size}")
+    for method in INTEGRAL:
+        name = f"{data}/{method}_{backbone}_{size}"
+        config = load_config(name)
+        assert config.head == INTEGRAL[method]
+        assert (config.model.backbone, config.input) == (detection.model.backbone, detection.input)
+        assert cost_of(name).params == cost_of(f"{data}/heatmap_{backbone}_{size}").params
+        if (data, size) not in {("coco", 32), ("mpii", 32), ("mpii", 64)}:  # printed rows with batches or weights of their own
+            assert (config.train, config.augment, config.model) == (detection.train, detection.augment, detection.model)
 
 
 BATCHES = {  # per GPU x GPUs of the released configurations
