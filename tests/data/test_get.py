@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from lowpose.data import get as getting
+from lowpose.data.classes import load_classes
 from lowpose.data.get import SETS, Archive, DataSet, get
 from lowpose.errors import LowposeError
 
@@ -139,6 +140,23 @@ def test_mirror(server, tmp_path, console, monkeypatch):
     monkeypatch.setitem(SETS, "toy", DataSet("toy", "", "", (Archive("http://invalid.invalid/toy.zip", ("images",)),)))
     get("toy", tmp_path / "toy", mirror=server.url + "/some/folder/", console=console)
     assert (tmp_path / "toy" / "images" / "a.bin").is_file()
+
+
+def test_what_comes_of_the_sets_of_classes_can_be_read(server, tmp_path, console):
+    """Archives as the servers have them: each in a folder of its own name, beside files that no reader needs."""
+    picture = bytes(range(256)) * 12
+    batches = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    cifar = {f"cifar-10-batches-bin/{name}": bytes([i]) + picture for i, name in enumerate(batches)}
+    server.files["cifar-10-binary.tar.gz"] = tarred({**cifar, "cifar-10-batches-bin/readme.html": b"<html>"})
+    tiny = {"train/n01/images/n01_0.JPEG": b"", "train/n01/n01_boxes.txt": b"", "val/images/val_0.JPEG": b"", "words.txt": b""}
+    tiny |= {"wnids.txt": b"n01\n", "val/val_annotations.txt": b"val_0.JPEG\tn01\t0\t0\t9\t9\n", "test/images/test_0.JPEG": b""}
+    server.files["tiny-imagenet-200.zip"] = zipped({f"tiny-imagenet-200/{name}": data for name, data in tiny.items()})
+    for name, other in (("cifar-10", "test"), ("tiny-imagenet", "val")):
+        root = get(name, tmp_path / name, mirror=server.url, console=console)
+        found = [load_classes(name, root, split) for split in ("train", other)]
+        assert [len(data) for data in found] == ([5, 1] if name == "cifar-10" else [1, 1])
+        assert not list(root.glob("*.part")) and not list(root.glob(".*"))
+    assert found[0].classes == ("n01",) and not (tmp_path / "cifar-10" / "readme.html").exists()
 
 
 def test_broken_off_and_taken_up_in_one_call(server, tmp_path, console):
