@@ -95,6 +95,8 @@ def test_round_trip_of_every_recipe(name, recipe):
     config = load_config(name)
     assert config.name == name
     assert load_config(recipe(dump_config(config))) == config
+    unmeasured = config.model_copy(update={"data": config.data.model_copy(update={"val": None})})
+    assert load_config(recipe(dump_config(unmeasured))) == unmeasured  # null, and not the default again
 
 
 def test_configs_cannot_change():

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lowpose import __version__
-from lowpose.config import RunConfig, portable
+from lowpose.config import RunConfig, portable, recipe_values
 from lowpose.files import write_json, write_text
 from lowpose.samples import ClassData, PoseData
 
 CONVENTION = "continuous pixels (pixel i covers [i, i+1)), also for recipes of published rows; see docs/conventions.md"
+SHOWN = 6  # of long lists of names
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "faster-coco-eval", "onnxruntime")
 
 
@@ -61,7 +62,7 @@ def make_card(
         **({} if isinstance(data, ClassData) else {"convention": CONVENTION}),
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "recipe": portable(config).model_dump(mode="json", exclude_none=True),
+        "recipe": recipe_values(portable(config)),
     }
     if config.paper is not None:
         card["paper"] = config.paper.model_dump(exclude_none=True)
@@ -163,7 +164,9 @@ def _left_out(card: dict[str, Any]) -> list[str]:
         if n
     ]
     if card.get("not_loaded"):
-        lines.append(f"Not loaded from `init`: {', '.join(card['not_loaded'])}.")
+        names = card["not_loaded"]
+        told = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more (named in card.json)" if len(names) > SHOWN else "")
+        lines.append(f"Not loaded from `init`: {told}.")
     return [f"- {line}" for line in lines]
 
 

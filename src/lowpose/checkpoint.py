@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lowpose import __version__
-from lowpose.config import RunConfig, from_scratch, parse_config, portable
+from lowpose.config import RunConfig, from_scratch, parse_config, portable, recipe_values
 from lowpose.errors import LowposeError, first_of
 from lowpose.files import whole, write_bytes
 from lowpose.nn.classifier import Classifier, build_classifier
@@ -37,7 +37,7 @@ def save_weights(path: Path, model: Model, config: RunConfig, half: bool = False
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     about = {
         "version": __version__,
-        "config": config.model_dump(mode="json", exclude_none=True),
+        "config": recipe_values(config),
         **({"classes": list(model.classes)} if isinstance(model, Classifier) else {"skeleton": model.skeleton.to_dict()}),
         **facts,
     }

@@ -364,6 +364,12 @@ def portable(config: RunConfig) -> RunConfig:
     )
 
 
+def recipe_values(config: RunConfig) -> dict[str, Any]:
+    """The resolved recipe as JSON can hold it; read again it is the same recipe."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    return {**values, "data": {**values["data"], "val": config.data.val}}  # where null does not stand for the default
+
+
 def dump_config(config: RunConfig) -> str:
     """The resolved recipe as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    return yaml.safe_dump(recipe_values(config), sort_keys=False)

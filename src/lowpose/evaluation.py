@@ -14,7 +14,7 @@ from typing import Any
 from lowpose.breakdown_page import write_breakdown
 from lowpose.cards import make_card, write_card
 from lowpose.checkpoint import describe_weights, load_model, weights_path
-from lowpose.config import DataConfig, RunConfig, parse_config
+from lowpose.config import DataConfig, RunConfig, parse_config, recipe_values
 from lowpose.data import parse_source
 from lowpose.errors import LowposeError
 from lowpose.files import write_json
@@ -113,7 +113,7 @@ def measuring_config(own: RunConfig, overrides: tuple[str, ...] | list[str]) -> 
     for item in overrides:
         if not item.startswith(MEASURING):
             raise LowposeError(f"'{item}': the weights are trained; a measurement can change {', '.join(MEASURING)}")
-    values = own.model_dump(mode="json", exclude_none=True)
+    values = recipe_values(own)
     return parse_config(apply_overrides(values, overrides), "overrides")
 
 

@@ -42,7 +42,9 @@ def test_cross_entropy_is_summed_over_the_pictures_that_count(smoothing):
     each = -(targets * np.log(softmax(logits))).sum(1)
     (term,) = terms.values()
     assert list(terms) == ["cross_entropy"] and counted.tolist() == weight
-    assert float(term.total.detach()) == pytest.approx(float(each[np.array(weight) > 0].sum()), rel=1e-12) and float(term.count) == 4
+    assert (
+        float(term.total.detach()) == pytest.approx(float(each[np.array(weight) > 0].sum()), rel=1e-12) and float(term.count) == 4
+    )
     term.total.backward()
     wanted = (softmax(logits) - targets) * np.array(weight)[:, None]
     assert np.allclose(given.grad.numpy(), wanted, rtol=1e-10, atol=1e-12)  # nothing from pictures without weight
