@@ -145,7 +145,7 @@ def test_a_run_and_its_card(run, drawn):
 def test_measured_elsewhere(run, drawn, tmp_path):
     card = evaluate(run, split="train", out=tmp_path, overrides=["eval.flip=false"], bootstrap=0)
     assert card["measured_on"]["pictures"] == 12 and card["flip_test"] is False
-    assert (tmp_path / f"card-folder-{drawn.name}-train-changed.json").is_file()
+    assert (tmp_path / f"card-folder-{drawn.name}-train-eval.flip-false.json").is_file()
     broken = shutil.copytree(drawn, tmp_path / "broken")
     (broken / "val" / "disc" / "1.png").write_bytes(b"")
     card = evaluate(run, f"folder:{broken}", "val", out=tmp_path, bootstrap=0)

@@ -24,6 +24,8 @@ from lowpose.recipe_files import apply_overrides, shorten_paths
 from lowpose.samples import ClassData, PoseData
 from lowpose.tasks import task_of
 
+# overrides that only pace a measurement; its card keeps its name
+PACE = ("cache.", "train.workers=", "eval.batch_size=")
 # what an override of `lowpose eval` may change
 MEASURING = ("input.resample", "input.padding", "input.camera", "eval.", "cache.", "data.options", "train.workers", "head.")
 
@@ -77,7 +79,8 @@ def evaluate(
     facts = training_facts(path) | {"command": command, "overrides": [shorten_paths(item) for item in overrides]}
     card = make_card(config, data, report, path, asdict(count(model, config.input.size)), **facts)
     folder = Path(out) if out else path.parent
-    stem = "card" if where == own.data and not overrides else card_name(data, bool(overrides))
+    changed = [item for item in overrides if not item.startswith(PACE)]
+    stem = "card" if where == own.data and not changed else card_name(data, changed)
     write_card(folder, card, stem)
     task.save_predictions(folder / f"{stem.replace('card', 'predictions')}.npz", data, found)
     if results:
@@ -117,12 +120,12 @@ def measuring_config(own: RunConfig, overrides: tuple[str, ...] | list[str]) -> 
     return parse_config(apply_overrides(values, overrides), "overrides")
 
 
-def card_name(data: PoseData | ClassData, changed: bool) -> str:
-    """File name of a card for other data, boxes or settings than the recipe's."""
+def card_name(data: PoseData | ClassData, changed: list[str]) -> str:
+    """File name of a card for other data, boxes or settings than the recipe's; `changed`: overrides, as 'head.decode=dark'."""
     parts = ["card", data.kind, Path(data.root).name, Path(data.split).stem]
     boxes = getattr(data, "boxes", "gt")
     parts += [Path(boxes).stem] if boxes not in ("gt", "joints") else []
-    return re.sub(r"[^\w.-]+", "_", "-".join([*parts, *(["changed"] if changed else [])]))
+    return re.sub(r"[^\w.-]+", "_", "-".join([*parts, *(item.replace("=", "-") for item in changed)]))[:120]
 
 
 def training_facts(weights: Path) -> dict[str, Any]:

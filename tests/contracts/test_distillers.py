@@ -104,6 +104,19 @@ def test_a_keypoint_map_that_is_no_heatmap_is_refused(name, head, what):
     assert str(error.value) == f"distill.{name} needs a teacher of head.name=heatmap; this one {what}"
 
 
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_map_without_a_prior_is_refused(name):
+    """The map of head integral has a Gaussian's height only where a Gaussian taught it."""
+    entry, student = registry.find("head", "integral"), next(kind for kind in KINDS if applies(name, kind, {}))
+    teachers = {
+        prior: describe(PoseModel(Backbone(), entry.make(entry.config(prior=prior), SMALL.feature, SMALL.size, FIVE), FIVE))
+        for prior in (0, 1)
+    }
+    build_distillers({name: {}}, side(student, SMALL), teachers[1])
+    with pytest.raises(LowposeError, match="this one's map was taught by coordinates alone"):
+        build_distillers({name: {}}, side(student, SMALL), teachers[0])
+
+
 @every_case(True)
 def test_terms(name, settings, head):
     method = make(name, settings, head)

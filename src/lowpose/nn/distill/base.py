@@ -23,10 +23,12 @@ INNER = {FEATURE, TOKENS}
 
 
 class Side(NamedTuple):
-    """What a model answers for one crop: output name -> shape without the batch axis; its crop (width, height)."""
+    """What a model answers for one crop: output name -> shape without the batch axis; its crop (width, height); whether
+    'map' has been taught to be a Gaussian of peak 1."""
 
     shapes: dict[str, tuple[int, ...]]
     input_size: tuple[int, int]
+    gaussian: bool = True
 
 
 class Distiller(nn.Module):
@@ -139,6 +141,10 @@ def check_heatmap_teaches(method: str, needs: tuple[str, ...], student: Side, te
     for name, what in {"x": "classifies coordinates", "dx": "has head.name=udp, whose map is a disc with offsets"}.items():
         if name in teacher.shapes:
             raise LowposeError(f"distill.{method} needs a teacher of head.name=heatmap; this one {what}")
+    if not teacher.gaussian:
+        raise LowposeError(
+            f"distill.{method} needs a teacher of head.name=heatmap; this one's map was taught by coordinates alone"
+        )
 
 
 @torch.no_grad()
@@ -150,7 +156,8 @@ def describe(model: PoseModel) -> Side:
     # not model(...): a compiled model would be compiled for this one crop
     outputs = model.eval().forward(torch.zeros(1, 3, h, w, device=device), inner=True)
     model.train(training)
-    return Side({name: tuple(value.shape[1:]) for name, value in outputs.items()}, model.input_size)
+    shapes = {name: tuple(value.shape[1:]) for name, value in outputs.items()}
+    return Side(shapes, model.input_size, model.head.gaussian)
 
 
 def visible_persons(weight: Tensor) -> Tensor:

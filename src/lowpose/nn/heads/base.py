@@ -46,6 +46,7 @@ class PoseHead(nn.Module):
         input_size: (width, height) of the crop in pixels.
         feature_shape: (C, h, w) of the feature map that it takes, or (D,): one token of width D per keypoint.
         reads_tokens: whether it can take tokens.
+        gaussian: of heads whose output 'map' holds heatmaps: whether it is taught to be a Gaussian of peak 1.
         published_threshold: keypoint scores above it count in the published instance score.
         per_keypoint: parameter name -> n, for parameters whose first axis is (n, K) flattened; weights
             for another skeleton are carried over along it by keypoint name.
@@ -53,6 +54,7 @@ class PoseHead(nn.Module):
 
     published_threshold: float = 0.2
     reads_tokens = False
+    gaussian = True
     per_keypoint: dict[str, int] = {}
 
     def __init__(self, feature_shape: tuple[int, ...], input_size: tuple[int, int], skeleton: Skeleton):

@@ -76,6 +76,7 @@ class Integral(Heatmap):
         super().__init__(config, feature_shape, input_size, skeleton)
         if config.learn_beta:
             self.log_beta = nn.Parameter(torch.tensor(math.log(config.beta)))
+        self.gaussian = config.prior > 0
         if not config.prior:
             self.published_threshold = 0.0  # of the score, which takes the place of the peak
 
