@@ -159,7 +159,7 @@ def test_refusals():
         ):
             entry.make(entry.config(**settings), (8, 12, 16), SIZE, CROWDPOSE14)
     config = tiny(model={"backbone": "none", "tokens": TOKENS}, head={"name": "udp"})
-    line = "head 'udp' reads feature maps, and model.tokens gives keypoint tokens; use heatmap, regression, simcc"
+    line = "head 'udp' reads feature maps, and model.tokens gives keypoint tokens; use heatmap, integral, regression, simcc"
     one_line(line, build_model, config, COCO17)
 
 
