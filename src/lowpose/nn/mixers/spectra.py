@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from lowpose.nn.layers.precision import at_least_float32, full_precision
 
 Way = Literal["auto", "fft", "matrix"]
-# `auto`: up to this many rows or columns matrices are quicker than torch's FFT on a CPU (benchmarks/mixers.py)
-MATRIX_SIDE = 32
+# `auto`: up to this many rows or columns matrices are quicker than torch's FFT on a CPU, for single pictures as quick
+# (docs/results/benchmarks.md: 64 x 64 visual tokens and a column of keypoint tokens)
+MATRIX_SIDE = 65
 
 
 class Spectrum(nn.Module):
