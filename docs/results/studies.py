@@ -1,4 +1,4 @@
-"""Fills the tables of studies (cdkd.md) from the files in their folders: comparisons (`lowpose compare`), settings tried.
+"""Fills the tables of studies (cdkd.md, kdgf.md) from their folders: comparisons (`lowpose compare`), settings tried.
 
 python docs/results/studies.py
 """
@@ -34,6 +34,13 @@ MGIL = {  # rows of its Table 5, and ours
     "wide": "control: plain HRNet-W18",
     "cdkd": "CDKD",
     "mgil-cdkd": "MGIL taught by CDKD",
+}
+MIXERS = {
+    "attention": "attention",
+    "fft-static": "FFT, static",
+    "fft-dynamic": "FFT, dynamic",
+    "dct-static": "DCT, static",
+    "dct-dynamic": "DCT, dynamic",
 }
 CIFAR = {"cifar_plain": "ResNet-18 (baseline)", "cifar_spd": "SPD", "cifar_mgil": "MGIL"}
 
@@ -100,7 +107,27 @@ def cdkd(folder: Path) -> dict[str, str]:
     }
 
 
-PAGES = {"cdkd": cdkd}
+def kdgf(folder: Path) -> dict[str, str]:
+    """Of kdgf.md: token students alone and taught; a comparison of two rows for each mixer and kind of output."""
+    out = [
+        "| mixer | M | MMAC | classification | taught | regression | taught |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mixer, title in MIXERS.items():
+        cells, cost = [], ["", ""]
+        for head in ("simcc", "regression"):
+            path = folder / f"{head}_{mixer}_64.json"
+            if not path.is_file():
+                cells += ["not run"] * 2
+                continue
+            alone, taught = json.loads(path.read_text())["rows"]
+            cost = [f"{alone['params'] / 1e6:.2f}", f"{alone['macs'] / 1e6:.1f}"]
+            cells += [cell(row["metrics"]["PCKh@0.5"]) for row in (alone, taught)]
+        out.append("| " + " | ".join([title, *cost, *cells]) + " |")
+    return {"students": "\n".join(out)}
+
+
+PAGES = {"cdkd": cdkd, "kdgf": kdgf}
 
 
 def main() -> None:
