@@ -41,8 +41,8 @@ def page(cards: dict[str, dict]) -> str:
         "boxes and resampling. In brackets: 95% bootstrap interval over persons. Percent, and EPE in picture pixels.",
         "",
         table(cards, links=True),
-        "Rows of published tables (COCO, MPII, CrowdPose, CIFAR-10, TinyImageNet): recipes are there (`lowpose recipes`), **not run**",
-        "here.",
+        "Rows of published tables (COCO, MPII, CrowdPose, CIFAR-10, TinyImageNet): recipes are there (`lowpose recipes`),",
+        "**not run** here.",
         "",
         "- [benchmarks.md](benchmarks.md): loader, training, distillation, mixers",
     ]
