@@ -44,6 +44,7 @@ def page(cards: dict[str, dict]) -> str:
         "Rows of published tables (COCO, MPII, CrowdPose, CIFAR-10, TinyImageNet): recipes are there (`lowpose recipes`),",
         "**not run** here.",
         "",
+        "- [cdkd.md](cdkd.md), [kdgf.md](kdgf.md), [mgil.md](mgil.md): studies of each method on LSPET",
         "- [benchmarks.md](benchmarks.md): loader, training, distillation, mixers",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Fills the tables of studies (cdkd.md, kdgf.md) from their folders: comparisons (`lowpose compare`), settings tried.
+"""Fills the tables of studies (cdkd.md, kdgf.md, mgil.md) from their folders: comparisons (`lowpose compare`), settings tried.
 
 python docs/results/studies.py
 """
@@ -33,7 +33,9 @@ MGIL = {  # rows of its Table 5, and ours
     "depthwise": "light: depthwise",
     "wide": "control: plain HRNet-W18",
     "cdkd": "CDKD",
+    "projector": "SimCC taught by one projector",
     "mgil-cdkd": "MGIL taught by CDKD",
+    "mgil-projector": "MGIL taught by one projector",
 }
 MIXERS = {
     "attention": "attention",
@@ -127,7 +129,20 @@ def kdgf(folder: Path) -> dict[str, str]:
     return {"students": "\n".join(out)}
 
 
-PAGES = {"cdkd": cdkd, "kdgf": kdgf}
+def mgil(folder: Path) -> dict[str, str]:
+    """Of mgil.md."""
+    costs = folder / "cost_32.json"
+    screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "wide")
+    seeds = ("simcc", "mgil", "reduce", "depthwise", "cdkd", "projector", "mgil-cdkd", "mgil-projector")
+    return {
+        "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
+        "compare_32": comparison(folder / "compare_32.json", sized(MGIL, 32, *seeds)),
+        "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-cdkd")),
+        "cifar": comparison(folder / "cifar.json", CIFAR),
+    }
+
+
+PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil}
 
 
 def main() -> None:
