@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mixer_oracle import array, attend, noise
 
 from lowpose.errors import LowposeError
@@ -48,3 +49,28 @@ def test_order_of_tokens_is_the_order_of_answers():
 def test_heads_that_do_not_divide_are_refused():
     with pytest.raises(LowposeError, match="model.tokens.mixer.heads=7 does not divide the width of 24"):
         make(heads=7)
+
+
+def test_on_a_cpu_training_in_bf16_attends_in_float32(monkeypatch):
+    """Where torch's fused backward is slow in bf16; without a gradient, and in float64, nothing is cast."""
+    torch.manual_seed(0)
+    mixer, tokens = Attention(AttentionConfig(heads=2), TokenGrid(2, 3, 4), 8), torch.randn(3, 14, 8)
+    own, seen = F.scaled_dot_product_attention, []
+
+    def noted(q, k, v, **rest):
+        seen.append((q.dtype, k.dtype, v.dtype))
+        return own(q, k, v, **rest)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = mixer(tokens)
+        with torch.no_grad():
+            plain = mixer(tokens)
+    assert seen == [(torch.float32,) * 3, (torch.bfloat16,) * 3] and out.dtype == plain.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    found = mixer.qkv.weight.grad.clone()
+    exact = mixer.double()
+    exact.zero_grad()
+    exact(tokens.double()).square().sum().backward()
+    assert seen[-1] == (torch.float64,) * 3
+    torch.testing.assert_close(found.double(), exact.qkv.weight.grad, rtol=0.05, atol=0.05 * float(found.abs().max()))
