@@ -233,12 +233,14 @@ POSE_ONLY = (
 )
 
 
-def below(low: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what they lack taken from `low`, section by section."""
+def merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """`high` with what it lacks taken from `low`, section by section."""
     out = dict(low)
-    for key, value in values.items():
-        both = isinstance(value, dict) and isinstance(low.get(key), dict)
-        out[key] = below(low[key], value) if both else value
+    for key, value in high.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        # another head (or data kind) has other settings: nothing of the lower one's may leak into it
+        other = both and any(k in value and value[k] != out[key].get(k) for k in ("name", "kind"))
+        out[key] = merge(out[key], value) if both and not other else value
     return out
 
 
@@ -271,7 +273,7 @@ class RunConfig(Strict):
     @classmethod
     def _defaults_of_the_task(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("task") == "classification":
-            return below(CLASSIFICATION, values)
+            return merge(CLASSIFICATION, values)
         return values
 
     @model_validator(mode="after")
@@ -368,6 +370,13 @@ def recipe_values(config: RunConfig) -> dict[str, Any]:
     """The resolved recipe as JSON can hold it; read again it is the same recipe."""
     values = config.model_dump(mode="json", exclude_none=True)
     return {**values, "data": {**values["data"], "val": config.data.val}}  # where null does not stand for the default
+
+
+def validation_split(config: RunConfig) -> str:
+    """The split that a recipe is measured on. Raises: LowposeError if it has none."""
+    if config.data.val is None:
+        raise LowposeError(f"{config.name}: has no validation split (data.val is null); name one with --split")
+    return config.data.val
 
 
 def dump_config(config: RunConfig) -> str:

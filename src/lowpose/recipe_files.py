@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lowpose.config import RunConfig, parse_config
+from lowpose.config import RunConfig, merge, parse_config
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -90,23 +90,13 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         beside = recipe_path(recipe).parent / base
         inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
         # what is derived from a published row is not that row
-        merged = _merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
+        merged = merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
     if "teacher" in values:
         values["teacher"] = named_weights(values["teacher"])
-    merged = _merge(merged, values)
+    merged = merge(merged, values)
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
     return merged
-
-
-def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    out = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        # another head (or data kind) has other settings: nothing of the base's may leak into it
-        other = both and any(k in value and value[k] != out[key].get(k) for k in ("name", "kind"))
-        out[key] = _merge(out[key], value) if both and not other else value
-    return out
 
 
 def named_weights(value: Any) -> Any:

@@ -27,6 +27,12 @@ def generator(seed: int, epoch: int, sample: int, view: int = 0, stream: str = "
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, sample, view, STREAMS[stream]))))
 
 
+def declared(config: AugmentConfig | None, epoch: int, index: int, view: int = 0) -> tuple[int, int, int]:
+    """(epoch, index, view) of the random numbers: with `augment.views`, epochs take turns among the views of epoch 0."""
+    views = config.views if config else None
+    return (epoch, index, view) if views is None else (0, index, epoch % views)
+
+
 @dataclass(frozen=True)
 class Draw:
     """What was drawn for one view; the crop size is not part of it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowpose.config import AugmentConfig, InputConfig
-from lowpose.data.augment import Draw, draw_view, generator, recolour, view_keypoints
+from lowpose.data.augment import Draw, declared, draw_view, generator, recolour, view_keypoints
 from lowpose.data.cache import CropCache, block_mean
 from lowpose.data.resample import cut, render
 from lowpose.errors import LowposeError
@@ -61,13 +61,8 @@ class CropReader:
         sample = self.data.samples[index]
         if self.augment is None:
             return Draw(sample.box)
-        rng = generator(self.seed, *self._declared(epoch, index, view))
+        rng = generator(self.seed, *declared(self.augment, epoch, index, view))
         return draw_view(sample, self.data.skeleton, self.augment, self.settings.padding, rng)
-
-    def _declared(self, epoch: int, index: int, view: int) -> tuple[int, int, int]:
-        """(epoch, index, view) of the random numbers: with `augment.views`, epochs take turns among the views of epoch 0."""
-        views = self.augment.views if self.augment else None
-        return (epoch, index, view) if views is None else (0, index, epoch % views)
 
     def crop(self, index: int, epoch: int = 0, view: int = 0, size: Size | None = None) -> Crop:
         """A view of a person at `size` (default: the settings'). A picture that cannot be read gives weight 0."""
@@ -77,7 +72,7 @@ class CropReader:
         keypoints, weight = view_keypoints(sample, matrix, draw.flip, self.data.skeleton)
         try:
             rng = (
-                generator(self.seed, *self._declared(epoch, index, view), "pixels")
+                generator(self.seed, *declared(self.augment, epoch, index, view), "pixels")
                 if self.settings.resample == "camera"
                 else None
             )

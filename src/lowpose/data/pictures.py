@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowpose.config import AugmentConfig, InputConfig
-from lowpose.data.augment import Draw, draw_of, generator, recolour
+from lowpose.data.augment import Draw, declared, draw_of, generator, recolour
 from lowpose.data.resample import cut, render
 from lowpose.errors import LowposeError
 from lowpose.samples import ClassData
@@ -53,15 +53,13 @@ class PictureReader:
         height, width = picture.shape[:2]
         draw = self._draw(np.array([0.0, 0.0, width, height]), index, epoch)
         matrix = draw.matrix(size, self.settings.padding)
-        rng = generator(self.seed, *self._declared(epoch, index), "pixels") if self.settings.resample == "camera" else None
+        rng = (
+            generator(self.seed, *declared(self.augment, epoch, index), "pixels") if self.settings.resample == "camera" else None
+        )
         image = render(lambda window: cut(picture, window), matrix, self.settings, size, float(height), rng)
         return Picture(recolour(image, draw.colour), sample.label, index)
 
     def _draw(self, box: np.ndarray, index: int, epoch: int) -> Draw:
         if self.augment is None:
             return Draw(box)
-        return draw_of(box, self.augment, generator(self.seed, *self._declared(epoch, index)))
-
-    def _declared(self, epoch: int, index: int) -> tuple[int, int, int]:
-        views = self.augment.views if self.augment else None
-        return (epoch, index, 0) if views is None else (0, index, epoch % views)
+        return draw_of(box, self.augment, generator(self.seed, *declared(self.augment, epoch, index)))

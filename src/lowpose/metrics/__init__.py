@@ -120,7 +120,7 @@ def _add_ratios(report: dict, sums: dict[str, tuple[np.ndarray, np.ndarray]], bo
         if np.isnan(values[i]):
             report["not_measured"][name] = "no person has the joints that it needs"
         else:
-            report["metrics"][name] = _figure(values[i], low[i], high[i], (denominator[i] > 0).sum())
+            report["metrics"][name] = figure(values[i], low[i], high[i], (denominator[i] > 0).sum())
 
 
 def _add_groups(report: dict, data: PoseData, keypoints: np.ndarray, crop_scale: np.ndarray | None) -> None:
@@ -176,10 +176,11 @@ def _add_precision(report: dict, data: PoseData, rows: list[dict], bootstrap: in
             report["not_measured"][name] = "no labelled person of this kind"
         else:
             low, high = resampled[name]
-            report["metrics"][name] = _figure(100 * value, 100 * low, 100 * high, found.persons[name])
+            report["metrics"][name] = figure(100 * value, 100 * low, 100 * high, found.persons[name])
 
 
-def _figure(value: float, low: float, high: float, n: int) -> dict[str, float | int | None]:
+def figure(value: float, low: float, high: float, n: int) -> dict[str, float | int | None]:
+    """A figure of a report: value, low and high (None where they are NaN), and n, the samples behind it."""
     ends = {"low": None, "high": None} if np.isnan(low) else {"low": float(low), "high": float(high)}
     return {"value": float(value), **ends, "n": int(n)}
 

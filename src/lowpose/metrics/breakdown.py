@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lowpose.errors import LowposeError
-from lowpose.metrics import per_person
+from lowpose.metrics import figure, per_person
 from lowpose.metrics.bootstrap import ratio, ratio_intervals
 from lowpose.metrics.epe import labels
 from lowpose.metrics.oks import oks
@@ -188,9 +188,7 @@ def figures(sums: Sums, chosen: np.ndarray, bootstrap: int, seed: int) -> dict[s
     for i, name in enumerate(sums):
         n = int((denominator[i] > 0).sum())
         if n:
-            known = n > 1 and not np.isnan(low[i])
-            ends = {"low": float(low[i]), "high": float(high[i])} if known else {"low": None, "high": None}
-            out["figures"][name] = {"value": float(values[i]), **ends, "n": n}
+            out["figures"][name] = figure(values[i], *((low[i], high[i]) if n > 1 else (np.nan, np.nan)), n)
     return out
 
 

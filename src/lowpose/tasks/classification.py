@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from lowpose.config import RunConfig
+from lowpose.config import RunConfig, validation_split
 from lowpose.data.classes import load_classes
 from lowpose.data.pictures import PictureReader
 from lowpose.errors import LowposeError, first_of
 from lowpose.files import whole
 from lowpose.loader import evaluation_batches
+from lowpose.metrics import figure
 from lowpose.metrics.bootstrap import ratio_intervals
 from lowpose.nn.classifier import Classifier, build_classifier
 from lowpose.samples import ClassData
@@ -39,9 +40,7 @@ def training_data(config: RunConfig) -> ClassData:
 
 
 def validation_data(config: RunConfig) -> ClassData:
-    if config.data.val is None:
-        raise LowposeError(f"{config.name}: has no validation split (data.val is null); name one with --split")
-    return _load(config, config.data.val)
+    return _load(config, validation_split(config))
 
 
 def _load(config: RunConfig, split: str) -> ClassData:
@@ -106,13 +105,7 @@ def measure(model: Classifier, config: RunConfig, data: ClassData, found: Predic
     """Accuracy in percent, top-1 and top-5, with intervals over pictures, and top-1 of each class."""
     sums = _sums(data, found.probabilities)
     low, high = ratio_intervals(*(np.array(x) for x in zip(*sums.values(), strict=True)), bootstrap)
-    ends = [
-        {"low": None, "high": None} if np.isnan(a) else {"low": float(a), "high": float(b)}
-        for a, b in zip(low, high, strict=True)
-    ]
-    metrics = {
-        name: {"value": float(right.mean()), **ends[i], "n": len(data)} for i, (name, (right, _)) in enumerate(sums.items())
-    }
+    metrics = {name: figure(right.mean(), low[i], high[i], len(data)) for i, (name, (right, _)) in enumerate(sums.items())}
     labels, right = np.array([s.label for s in data.samples]), sums["top-1"][0]
     each = {name: float(right[labels == i].mean()) for i, name in enumerate(data.classes) if (labels == i).any()}
     return {"metrics": metrics, "groups": {"top-1": each}, "skipped_pictures": found.skipped}

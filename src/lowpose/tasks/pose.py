@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from lowpose.config import CacheConfig, RunConfig
+from lowpose.config import CacheConfig, RunConfig, validation_split
 from lowpose.data import load_data
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
@@ -43,9 +43,7 @@ def training_data(config: RunConfig) -> PoseData:
 
 def validation_data(config: RunConfig) -> PoseData:
     d = config.data
-    if d.val is None:
-        raise LowposeError(f"{config.name}: has no validation split (data.val is null); name one with --split")
-    return load_data(d.kind, d.root, d.val, boxes=d.boxes, skeleton=d.skeleton, options=d.options)
+    return load_data(d.kind, d.root, validation_split(config), boxes=d.boxes, skeleton=d.skeleton, options=d.options)
 
 
 def build(config: RunConfig, data: PoseData) -> PoseModel:
