@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 import lowpose  # noqa: E402
-from lowpose import export, registry  # noqa: E402
+from lowpose import export, export_proof, registry  # noqa: E402
 from lowpose.cards import sha256  # noqa: E402
 from lowpose.checkpoint import load_model, save_weights  # noqa: E402
 from lowpose.config import RunConfig  # noqa: E402
@@ -82,7 +82,7 @@ def test_file_predicts_what_torch_predicts(exported, name):
     weights, report = exported(name)
     assert report.path == weights.with_suffix(".onnx") and report.bytes == report.path.stat().st_size
     assert report.crops == 6 and report.keypoints == 6 * 14 and report.ties < 0.2 * report.keypoints
-    assert report.pixels <= 0.05 and report.score <= 1e-3 and report.flip == CASES[name][3]
+    assert report.pixels <= 0.05 and report.score <= 1e-3 and report.maps <= 1e-4 and report.flip == CASES[name][3]
     image = noisy(1, (120, 100), 7)[0]
     ours, theirs = lowpose.load(report.path, threads=1), load_torch(weights)
     for boxes in (BOXES, BOXES[:1], None):
@@ -176,7 +176,7 @@ def test_example_crops_are_always_the_same(monkeypatch):
 def traced(exported):
     """The small model's graph, so that not every test below pays for translating it again."""
     model, config = load_model(exported(SMALL)[0])
-    return export._trace(model, True, config.input, exported(SMALL)[0])
+    return export.translate(model, True, config.input, exported(SMALL)[0])
 
 
 def refused(weights, out, match, **options):
@@ -210,7 +210,7 @@ def test_a_graph_with_other_weights_is_refused(exported, tmp_path, monkeypatch, 
     (bias,) = (v for n, v in traced.model.graph.initializers.items() if n.endswith("to_x.bias"))
     before = bias.const_value
     bias.const_value = onnx_ir.tensor(np.roll(before.numpy(), 30), name=bias.name)
-    monkeypatch.setattr(export, "_trace", lambda *a: traced)
+    monkeypatch.setattr(export, "translate", lambda *a: traced)
     try:
         refused(exported(SMALL)[0], tmp_path / "a.onnx", "not written: onnxruntime and torch differ")
     finally:
@@ -234,7 +234,7 @@ def skewed(monkeypatch, traced):
             predictor.infer = infer
             return predictor
 
-        monkeypatch.setattr(export, "_trace", lambda *a: traced)
+        monkeypatch.setattr(export, "translate", lambda *a: traced)
         monkeypatch.setattr(export, "load_onnx", load)
 
     return set_up
@@ -254,7 +254,7 @@ def skewed(monkeypatch, traced):
 def test_one_wrong_number_is_enough(exported, tmp_path, skewed, output, value, match):
     weights, _ = exported(SMALL)
     model, _ = load_model(weights)
-    tied = export._torch_answers(model, True, noisy(3, (48, 64)))[3]
+    tied = export_proof.torch_answers(model, True, noisy(3, (48, 64)))[1]
     k = int(np.argmin(tied[0]))  # a keypoint that is no tie; the first crop is the batch of one
 
     def change(*answers):
@@ -263,6 +263,27 @@ def test_one_wrong_number_is_enough(exported, tmp_path, skewed, output, value, m
 
     skewed(change)
     refused(weights, tmp_path / "a.onnx", f"{match}.*'{LSP14.keypoints[k]}' of crop 0")
+
+
+@pytest.mark.parametrize("value", [2e-4, np.nan])
+def test_one_wrong_number_of_a_map_is_enough(exported, tmp_path, skewed, monkeypatch, value):
+    skewed(lambda *answers: None)
+    true = export._session_of
+
+    def off(proto):
+        answers = true(proto)
+
+        def infer(crops):
+            maps = [a.copy() for a in answers(crops)]
+            maps[1][0, 3, 7] += value * np.abs(maps[1][0]).max()
+            return maps
+
+        return infer
+
+    monkeypatch.setattr(export, "_session_of", off)
+    refused(
+        exported(SMALL)[0], tmp_path / "a.onnx", r"by \S+ of the largest value \(limit 0.0001\) in output '(x|y|map)' of crop 0"
+    )
 
 
 def test_small_differences_pass_and_are_reported(exported, tmp_path, skewed):
@@ -279,27 +300,27 @@ def test_small_differences_pass_and_are_reported(exported, tmp_path, skewed):
 
 def test_ties_may_go_either_way_but_are_counted(exported, tmp_path, skewed, monkeypatch):
     weights, _ = exported(SMALL)
-    true = export._torch_answers
+    true = export_proof.torch_answers
 
     def with_ties(*a):
-        *answers, _ = true(*a)
-        tied = np.zeros(answers[1].shape, bool)
+        answers, _ = true(*a)
+        tied = np.zeros(answers.scores.shape, bool)
         tied[:, 4] = True
-        return *answers, tied
+        return answers, tied
 
     def change(keypoints, scores, published):
         keypoints[:, 4] += 9
         scores[:, 4] /= 2
 
-    monkeypatch.setattr(export, "_torch_answers", with_ties)
+    monkeypatch.setattr(export_proof, "torch_answers", with_ties)
     skewed(change)
     assert export_onnx(weights, tmp_path / "a.onnx", crops=noisy(3, (48, 64))).ties == 3
-    monkeypatch.setattr(export, "_torch_answers", lambda *a: (*true(*a)[:3], np.ones((len(a[2]), 14), bool)))
+    monkeypatch.setattr(export_proof, "torch_answers", lambda *a: (true(*a)[0], np.ones((len(a[2]), 14), bool)))
     refused(weights, tmp_path / "a.onnx", "every keypoint are equal, which proves nothing; are the weights trained")
 
 
 def choices(head, outputs):
-    with export._Choices((1, 1)) as seen:
+    with export_proof._Choices((1, 1)) as seen:
         head.decode(outputs)
     return bool(seen.close)
 
@@ -361,7 +382,7 @@ def test_bad_arguments(exported, tmp_path, monkeypatch, traced):
     weights, _ = exported(SMALL)
     for out, match in ((tmp_path / "a.bin", "must end in .onnx"), (tmp_path / "f.onnx", "is a folder")):
         (tmp_path / "f.onnx").mkdir(exist_ok=True)
-        monkeypatch.setattr(export, "_trace", lambda *a: traced)
+        monkeypatch.setattr(export, "translate", lambda *a: traced)
         with pytest.raises(LowposeError, match=match):
             export_onnx(weights, out, crops=noisy(2, (48, 64)))
     with pytest.raises(LowposeError, match="no such weights file"):

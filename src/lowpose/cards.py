@@ -106,6 +106,8 @@ def markdown(card: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
+    if card.get("exported"):
+        lines += ["", *_exported(card)]
     if card.get("teacher"):
         lines += ["", _teacher(card["teacher"])]
     left_out = _left_out(card)
@@ -168,6 +170,26 @@ def _left_out(card: dict[str, Any]) -> list[str]:
         told = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more (named in card.json)" if len(names) > SHOWN else "")
         lines.append(f"Not loaded from `init`: {told}.")
     return [f"- {line}" for line in lines]
+
+
+def _exported(card: dict[str, Any]) -> list[str]:
+    """What a smaller file lost against the float32 file of the same weights."""
+    e = card["exported"]
+    kept = ", ".join(e["float32_parts"]) or "nothing"
+    ranges = f"; ranges from {e['calibration']['crops']} crops of `{e['calibration']['split']}`" if e["calibration"] else ""
+    return [
+        f"Exported as {e['precision']} from {e['from']['file']} ({e['layers']} layers; in float32: {kept}{ranges}): "
+        f"{e['bytes'] / 1e6:.2f} MB, float32 {e['bytes_float32'] / 1e6:.2f} MB. Before and after, on the same persons:",
+        "",
+        f"| metric | float32 | {e['precision']} | difference [95% interval] |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {e['before'][name]['value']:.2f} | {d['mean']:.2f} | {d['difference']:+.2f} "
+            f"[{d['low']:+.2f}, {d['high']:+.2f}] |"
+            for name, d in e["difference"].items()
+            if e["before"].get(name, {}).get("value") is not None
+        ),
+    ]
 
 
 def _teacher(t: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 The graph takes `images` (B, H, W, 3) uint8 RGB, any B, and gives `keypoints` (B, K, 2) float32, crop pixels, (x, y), `scores`
 (B, K) and `published` (B, K): normalisation, network, flip test where wanted and decoding are inside. Its metadata key
-`lowpose` is JSON with what a user of the file needs: crop settings, skeleton, head, licence, the weights' SHA-256.
+`lowpose` is JSON with what a user of the file needs: crop settings, skeleton, head, licence, the weights' SHA-256. Global
+filters are matrix products in it, never ONNX's transforms, which onnxruntime computes tens of times more slowly.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowpose import __version__, registry
 from lowpose.cards import sha256
@@ -29,16 +29,15 @@ from lowpose.config import InputConfig, RunConfig, validate
 from lowpose.data import load_data
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
+from lowpose.export_proof import Infer, compare
 from lowpose.files import whole
 from lowpose.nn.model import PoseModel
+from lowpose.quantisation import LAYERS
 from lowpose.runtime import load_onnx
 
 OPSET = 18  # the oldest that the exporter writes, so that older runtimes read it
-PIXELS = 0.05  # largest difference of a keypoint between file and torch, input pixels
-SCORE = 1e-3  # of a score; relative for published scores above 1
-CLOSE = 1e-3  # two best cells nearer than this, relative to the best: rounding may choose either
+ANSWERS = ("keypoints", "scores", "published")  # outputs of a file
 PERSONS, NOISE = 64, 4  # crops that a file is checked on by default
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class ExportReport:
         path: of the .onnx file; `bytes`: its size. flip: whether the flip test is inside.
         crops: how many it was run on; `keypoints`: how many points these have together.
         ties: keypoints whose two best cells are too near to compare (within CLOSE); they are not in the differences.
-        pixels: largest distance of a keypoint along an axis, input pixels; `score`: largest difference of a score.
+        pixels: largest distance of a keypoint along an axis, input pixels; `score`: largest difference of a score;
+        `maps`: of the head's outputs that keypoints are read from, relative to the largest value of that output in that crop.
     """
 
     path: Path
@@ -60,12 +60,14 @@ class ExportReport:
     ties: int
     pixels: float
     score: float
+    maps: float
 
     def __str__(self) -> str:
         flip = "with" if self.flip else "without"
         return (
             f"{self.path} ({self.bytes / 1e6:.1f} MB, {flip} flip test): equal to torch on {self.crops} crops within "
-            f"{self.pixels:.1g} pixels and {self.score:.1g} of a score; {self.ties} of {self.keypoints} keypoints were ties"
+            f"{self.pixels:.1g} pixels, {self.score:.1g} of a score and {self.maps:.1g} of a map; "
+            f"{self.ties} of {self.keypoints} keypoints were ties"
         )
 
 
@@ -80,25 +82,35 @@ def export_onnx(
         crops: (N, h, w, 3) uint8 RGB of the recipe's size to compare on; default synthetic people, noise and black.
 
     Raises: LowposeError if the extra `export` is missing, if the model cannot be exported, or if file and torch differ
-        by more than PIXELS or SCORE in a keypoint that is no tie. Then nothing is written.
+        by more than PIXELS or SCORE in a keypoint that is no tie, or by more than MAPS in what keypoints are read from.
+        Then nothing is written.
     """
-    _check_extra()
+    check_extra()
     source = weights_path(weights)
-    out = source.with_suffix(".onnx") if out is None else Path(out)
-    if out.suffix != ".onnx":
-        raise LowposeError(f"{out}: an exported file must end in .onnx")
+    out = onnx_path(out, source)
     model, config = load_model(source)
     flip = config.eval.flip if flip is None else flip
     crops = example_crops(config.input) if crops is None else _check_crops(crops, config.input)
-    program = _trace(model, flip, config.input, source)
-    _drop_notes(program.model)
-    program.model.producer_name, program.model.producer_version = "lowpose", __version__
-    program.model.metadata_props["lowpose"] = json.dumps(describe(model, config, flip, sha256(source)))
+    program = translate(model, flip, config.input, source)
+    proto = program.model_proto
+    _drop_notes(proto)
+    _name_layers(proto, model)
+    proto.producer_name, proto.producer_version = "lowpose", __version__
+    set_facts(proto, describe(model, config, flip, sha256(source)))
     with whole(out) as temporary:
-        program.save(str(temporary), external_data=False)
-        ties, pixels, score = _compare(temporary, model, flip, crops, out)
+        temporary.write_bytes(_without_maps(proto).SerializeToString())
+        maps = _session_of(proto)
+        found = compare(load_onnx(temporary).infer, maps, _names(proto), model, flip, crops, out)
         size = temporary.stat().st_size
-    return ExportReport(out, size, flip, len(crops), len(crops) * len(model.skeleton), ties, pixels, score)
+    return ExportReport(out, size, flip, len(crops), *found)
+
+
+def onnx_path(out: str | Path | None, source: Path, ending: str = "") -> Path:
+    """Where a file goes: `out`, or beside the weights with their name and `ending`."""
+    path = source.with_name(f"{source.stem}{ending}.onnx") if out is None else Path(out)
+    if path.suffix != ".onnx":
+        raise LowposeError(f"{path}: an exported file must end in .onnx")
+    return path
 
 
 def describe(model: PoseModel, config: RunConfig, flip: bool, digest: str) -> dict[str, Any]:
@@ -125,7 +137,8 @@ def example_crops(settings: InputConfig) -> np.ndarray:
     return np.concatenate([np.stack(people), noise, np.zeros((1, h, w, 3), np.uint8)])
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """Raises: LowposeError if the packages that write ONNX files are missing."""
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise LowposeError(f"export needs {' and '.join(missing)}, which is not installed: pip install 'lowpose[export]'")
@@ -140,28 +153,35 @@ def _check_crops(crops: np.ndarray, settings: InputConfig) -> np.ndarray:
 
 
 class _Graph(nn.Module):
-    """What becomes the file: (B, h, w, 3) uint8 -> keypoints, scores, published."""
+    """What becomes the file: (B, h, w, 3) uint8 -> keypoints, scores, published, and what they are read from."""
 
     def __init__(self, model: PoseModel, flip: bool):
         super().__init__()
         self.model, self.flip = model, flip
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(self.model.predict(images.permute(0, 3, 1, 2), flip=self.flip))
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model.answer(images.permute(0, 3, 1, 2), self.flip)
+        return *self.model.head.decode(outputs), *outputs.values()
 
 
-def _trace(model: PoseModel, flip: bool, settings: InputConfig, source: Path) -> torch.onnx.ONNXProgram:
+def translate(model: PoseModel, flip: bool, settings: InputConfig, source: str | Path) -> torch.onnx.ONNXProgram:
+    """A model as ONNX, not yet proven: outputs ANSWERS and, as 'output.NAME', what they are read from.
+
+    `source` names it in errors. Raises: LowposeError for a model that ONNX cannot hold.
+    """
     w, h = settings.size
     example = torch.zeros(2, h, w, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        names = list(model(example.permute(0, 3, 1, 2)))
     try:
-        with _quiet():
+        with quiet():
             return torch.onnx.export(
-                _Graph(model, flip).eval(),
+                _Graph(model, flip).eval().requires_grad_(False),
                 (example,),
                 dynamo=True,
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
                 input_names=["images"],
-                output_names=["keypoints", "scores", "published"],
+                output_names=[*ANSWERS, *(f"output.{name}" for name in names)],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -172,7 +192,7 @@ def _trace(model: PoseModel, flip: bool, settings: InputConfig, source: Path) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's remarks on its own inner workings; errors are exceptions and still come through."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -187,77 +207,59 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _drop_notes(model: Any) -> None:
+def _drop_notes(proto: Any) -> None:
     """Remove the exporter's notes (stack traces with this machine's paths), which are no part of the model."""
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
-        value.metadata_props.clear()
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
-class _Choices(TorchDispatchMode):
-    """Watches a head decode, and notes where a choice hangs on rounding, whatever the representation.
+def _name_layers(proto: Any, model: PoseModel) -> None:
+    """Nodes with weights get the path of their module, so that a layer can be named: 'backbone.body.conv1'."""
+    from onnx import numpy_helper
 
-    A choice is the largest of a row of cells or bins (`max`, `argmax`), or the higher of two sides (`sign` of their
-    difference, compared with the row's largest value). `close`: (B, K) bool, nearer than CLOSE.
-    """
-
-    def __init__(self, shape: tuple[int, int]):
-        super().__init__()
-        self.close = torch.zeros(shape, dtype=torch.bool)
-        self._largest = torch.zeros(shape)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.max.dim, torch.ops.aten.argmax.default) and len(args) > 1 and args[1] is not None:
-            self._row(args[0], args[1])
-        elif func is torch.ops.aten.sign.default and out.shape == self.close.shape:
-            self.close |= args[0].abs() <= CLOSE * self._largest.abs()
-        return out
-
-    def _row(self, cells: Tensor, dim: int) -> None:
-        best = cells.movedim(dim, -1).topk(min(2, cells.shape[dim]), -1).values
-        if best.shape[:-1] == self.close.shape:
-            self._largest = best[..., 0]
-            if best.shape[-1] == 2:
-                self.close |= best[..., 0] - best[..., 1] <= CLOSE * best[..., 0].abs()
+    turned = {_bytes(p.T): n for n, p in model.named_parameters() if p.ndim == 2}  # the exporter transposes linear layers
+    constants = {i.name: i for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type not in LAYERS or node.input[1] not in constants:
+            continue
+        name = node.input[1].removeprefix("model.")
+        if not name.endswith(".weight"):
+            name = turned.get(_bytes(torch.from_numpy(numpy_helper.to_array(constants[node.input[1]]).copy())), "")
+        if name.endswith(".weight"):
+            node.name = name.removesuffix(".weight")
 
 
-def _torch_answers(model: PoseModel, flip: bool, crops: np.ndarray) -> tuple[np.ndarray, ...]:
-    """keypoints (B, K, 2), scores (B, K), published (B, K), and where they are ties, (B, K) bool."""
-    images = torch.from_numpy(crops).permute(0, 3, 1, 2)
-    with _Choices((len(crops), len(model.skeleton))) as choices:
-        decoded = model.predict(images, flip=flip)
-    return *(v.numpy() for v in decoded), choices.close.numpy()
+def _bytes(weight: Tensor) -> bytes:
+    return weight.detach().contiguous().numpy().tobytes()
 
 
-def _compare(file: Path, model: PoseModel, flip: bool, crops: np.ndarray, out: Path) -> tuple[int, float, float]:
-    """Ties, and the largest differences of keypoints (input pixels) and scores. Raises: LowposeError if too large."""
-    infer = load_onnx(file).infer
-    ends = [0, 1, *range(1 + BATCH, len(crops), BATCH), len(crops)]  # a batch of one, too
-    batches = [crops[a:b] for a, b in zip(ends, ends[1:], strict=False) if a < b]
-    found = [np.concatenate(parts) for parts in zip(*(infer(batch) for batch in batches), strict=True)]
-    *wanted, ties = (np.concatenate(parts) for parts in zip(*(_torch_answers(model, flip, b) for b in batches), strict=True))
-    if ties.all():
-        raise LowposeError(
-            f"{out}: not written: the two best cells of every keypoint are equal, which proves nothing; are the weights trained?"
-        )
-    keypoints, scores, published = (np.abs(f.astype(np.float64) - w) for f, w in zip(found, wanted, strict=True))
-    keypoints = np.where(ties, 0, keypoints.max(-1))
-    scores = np.where(ties, 0, scores)  # a tie's score is that of another place; the height of its peak is the same
-    published = published / np.maximum(1, np.abs(wanted[2]))
-    for difference, limit, unit in (
-        (keypoints, PIXELS, "pixels"),
-        (scores, SCORE, "of its score"),
-        (published, SCORE, "of its published score"),
-    ):
-        if not (difference <= limit).all():  # written so that NaN is too large as well
-            crop, k = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), difference.shape)
-            raise LowposeError(
-                f"{out}: not written: onnxruntime and torch differ by {difference[crop, k]:.3g} {unit} (limit {limit:g}) "
-                f"in '{model.skeleton.keypoints[k]}' of crop {crop}"
-            )
-    return int(ties.sum()), float(keypoints.max()), float(max(scores.max(), published.max()))
+def set_facts(proto: Any, facts: dict[str, Any]) -> None:
+    """Write what a file says about itself under the metadata key `lowpose`."""
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key="lowpose", value=json.dumps(facts))
+
+
+def _names(proto: Any) -> list[str]:
+    """Of the outputs that keypoints are read from."""
+    return [o.name.removeprefix("output.") for o in proto.graph.output if o.name not in ANSWERS]
+
+
+def _without_maps(proto: Any) -> Any:
+    """The graph with the outputs of a file alone."""
+    out = type(proto)()
+    out.CopyFrom(proto)
+    del out.graph.output[len(ANSWERS) :]
+    return out
+
+
+def _session_of(proto: Any) -> Infer:
+    """Crops -> what keypoints are read from."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [f"output.{name}" for name in _names(proto)]
+    return lambda crops: session.run(names, {"images": crops})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowpose.cli.printing import console, say
+from lowpose.cli.printing import command_line, console, say
 from lowpose.errors import LowposeError
 
 
@@ -77,13 +77,46 @@ def export(
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Flip test inside; default as the recipe evaluates.")
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits; measured before and after.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store weights in 16 bits; measured before and after.")] = False,
+    data: Annotated[str | None, typer.Option(help="With --int8, --fp16: KIND:ROOT; default the recipe's.")] = None,
+    split: Annotated[str | None, typer.Option(help="With --int8, --fp16: split that is measured on.")] = None,
+    calibration: Annotated[int, typer.Option(min=1, help="With --int8: crops of the training split.")] = 256,
+    keep_float: Annotated[
+        str, typer.Option(help="With --int8, --fp16: parts left in float32, as head,backbone.body.conv1.")
+    ] = "head",
+    limit: Annotated[float, typer.Option(min=0, help="With --int8, --fp16: points that the main metric may fall.")] = 1.0,
 ) -> None:
-    """Write weights as one ONNX file, checked to be equal."""
+    """Write weights as one ONNX file, checked to be equal.
+
+    --int8 and --fp16 are measured instead, before and after; the card beside the file says both.
+    """
     from lowpose.export import export_onnx
 
     if to != "onnx":
         raise LowposeError(f"--to {to}: only onnx can be written")
-    console.print(str(export_onnx(weights, out, flip=flip)), soft_wrap=True, highlight=False, markup=False)
+    if int8 and fp16:
+        raise LowposeError("--int8 and --fp16: give one of them")
+    if not (int8 or fp16):
+        if data or split:
+            raise LowposeError("--data and --split are for --int8 and --fp16; a float32 file is proven on crops of its own")
+        report = export_onnx(weights, out, flip=flip)
+    else:
+        from lowpose.export_reduced import export_reduced
+
+        report = export_reduced(
+            weights,
+            "int8" if int8 else "fp16",
+            out,
+            flip=flip,
+            source=data,
+            split=split,
+            calibration=calibration,
+            keep=[part.strip() for part in keep_float.split(",") if part.strip()],
+            limit=limit,
+            command=command_line(),
+        )
+    console.print(str(report), soft_wrap=True, highlight=False, markup=False)
 
 
 def pack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,31 @@ def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: s
     """Plain crops of every person of a split through the model, with the flip test if the recipe has it."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     training, model = model.training, model.to(device).eval()
+
+    def infer(images: torch.Tensor) -> tuple[np.ndarray, ...]:
+        return tuple(v.cpu().numpy() for v in model.predict(images.to(device), flip=config.eval.flip))
+
+    found = predict_crops(infer, data, config)
+    model.train(training)
+    return found
+
+
+def predict_crops(infer: Callable[[torch.Tensor], tuple[np.ndarray, ...]], data: PoseData, config: RunConfig) -> Predictions:
+    """Plain crops of every person of a split through anything that reads them.
+
+    `infer`: (B, 3, h, w) uint8 RGB, channels last in memory -> keypoints (B, K, 2) crop pixels, scores, published (B, K).
+    """
     cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
     reader = CropReader(data, config.input, None, config.train.seed, cache)
     loader = evaluation_batches(reader, config.eval.batch_size, config.train.workers)
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: list[str] = []
     for batch in track(loader, "evaluate", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True):
-        decoded = model.predict(batch.images.to(device), flip=config.eval.flip)
-        points = transform(invert(batch.matrices), decoded.keypoints.cpu().numpy())
+        keypoints, scores, published = infer(batch.images)
+        points = transform(invert(batch.matrices), keypoints)
         scale = np.array([reduction(m) for m in batch.matrices])
-        parts.append((points, decoded.scores.cpu().numpy(), decoded.published.cpu().numpy(), scale))
+        parts.append((points, scores, published, scale))
         skipped += batch.errors
-    model.train(training)
     return Predictions(*(np.concatenate(p) for p in zip(*parts, strict=True)), sorted(set(skipped)))
 
 
