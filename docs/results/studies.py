@@ -1,4 +1,4 @@
-"""Fills the tables of studies (cdkd.md, kdgf.md, mgil.md) from their folders: comparisons (`lowpose compare`), settings tried.
+"""Fills the tables of studies (cdkd.md, kdgf.md, mgil.md, export.md) from their folders: comparisons (`lowpose compare`), settings tried.
 
 python docs/results/studies.py
 """
@@ -142,7 +142,24 @@ def mgil(folder: Path) -> dict[str, str]:
     }
 
 
-PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil}
+def export(folder: Path) -> dict[str, str]:
+    """Of export.md: what exported files answer beside torch."""
+    found = json.loads((HERE / "parity.json").read_text())
+    models = ["| model | head | pixels | score | maps | ties |", "|---|---|---|---|---|---|"]
+    for r in found["models"]:
+        numbers = " | ".join(f"{r[name]:.1g}" for name in ("pixels", "score", "maps"))
+        models.append(f"| {r['model']} | {r['head']} | {numbers} | {r['ties']:.0f} of {r['keypoints']:.0f} |")
+    photographs = ["| weights | persons | mean | largest | keypoints over 1 pixel |", "|---|---|---|---|---|"]
+    for name, r in found["photographs"].items():
+        photographs.append(f"| {name} | {r['persons']} | {r['mean']:.2g} | {r['largest']:.2g} | {r['over_1px']} |")
+    e = json.loads((folder / "card-lspet_simcc_hrnet-w18-small_64-int8.json").read_text())["exported"]
+    eight = [f"| | float32 ({e['bytes_float32'] / 1e6:.2f} MB) | INT8 ({e['bytes'] / 1e6:.2f} MB) |", "|---|---|---|"]
+    for name in METRICS[:4]:
+        eight.append(f"| {name} | {e['before'][name]['value']:.2f} | {cell(e['difference'][name])} |")
+    return {"parity": "\n".join(models), "photographs": "\n".join(photographs), "int8": "\n".join(eight)}
+
+
+PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil, "export": export}
 
 
 def main() -> None:

@@ -26,9 +26,11 @@ _WHERE = {
     "draw_poses": "lowpose.draw",
     "evaluate": "lowpose.evaluation",
     "export_onnx": "lowpose.export",
+    "export_reduced": "lowpose.export_reduced",
     "get_skeleton": "lowpose.skeletons",
     "info": "lowpose.recipe_info",
     "list_recipes": "lowpose.listing",
+    "list_weights": "lowpose.shipped",
     "load": "lowpose.runtime",
     "load_config": "lowpose.recipe_files",
     "load_data": "lowpose.data",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from lowpose.errors import LowposeError
     from lowpose.evaluation import evaluate
     from lowpose.export import export_onnx
+    from lowpose.export_reduced import export_reduced
     from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
     from lowpose.metrics.breakdown import breakdown
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from lowpose.recipe_info import info
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult
+    from lowpose.shipped import list_weights
     from lowpose.skeletons import Skeleton, get_skeleton
     from lowpose.training import train
 

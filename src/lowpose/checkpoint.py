@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lowpose import __version__
+from lowpose import __version__, shipped
 from lowpose.config import RunConfig, from_scratch, parse_config, portable, recipe_values
 from lowpose.errors import LowposeError, first_of
 from lowpose.files import whole, write_bytes
@@ -100,8 +100,11 @@ def _description(f: Any, path: Path) -> dict[str, Any]:
 
 
 def weights_path(path: str | Path) -> Path:
-    """The weights file of a run folder or a path. Raises: LowposeError if there is none."""
-    path = Path(path)
+    """The weights file of a run folder, a path, or the name of weights that come with the package.
+
+    Raises: LowposeError if there is none.
+    """
+    path = shipped.find(path, ".safetensors")
     if path.is_dir():
         if not (path / WEIGHTS).is_file():
             raise LowposeError(f"{path}: a run folder without {WEIGHTS}; has its training ended?")

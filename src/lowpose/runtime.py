@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lowpose import shipped
 from lowpose.config import InputConfig, validate
 from lowpose.data.augment import generator
 from lowpose.data.resample import cut, render
@@ -121,13 +122,16 @@ def _form(value: Any) -> str:
     return f"shape {array.shape}" if array.ndim else repr(value)[:60]
 
 
-def load(path: str | Path, **options: Any) -> PosePredictor:
+def load(path: str | Path = shipped.DEFAULT, **options: Any) -> PosePredictor:
     """A predictor from an exported .onnx file (no torch), or from weights or a run folder (torch).
 
-    Args: options of `load_onnx` (threads) or of `lowpose.nn.predictor.load_torch` (flip, device).
+    Args:
+        path: a file, or the name of weights that come with the package (`lowpose.list_weights`).
+        options: of `load_onnx` (threads) or of `lowpose.nn.predictor.load_torch` (flip, device).
+
     Raises: LowposeError for a file that is missing or not lowpose's, or if torch is needed and absent.
     """
-    path = Path(path)
+    path = shipped.find(path, ".onnx")
     if path.suffix == ".onnx":
         return load_onnx(path, **options)
     try:

@@ -18,6 +18,7 @@ for name, verb in {
     "version": listing.version,
     "recipes": listing.recipes,
     "methods": listing.methods,
+    "weights": listing.weights,
     "info": listing.info,
     "train": training.train,
     "eval": training.evaluate,

@@ -36,6 +36,23 @@ def recipes(as_json: AsJson = False) -> None:
     console.print(table)
 
 
+def weights(as_json: AsJson = False) -> None:
+    """List the weights that come with the package."""
+    from lowpose.cards import interval
+    from lowpose.shipped import list_weights
+
+    rows = list_weights()
+    if as_json:
+        return print_json(rows)
+    metric = next(iter(rows[0]["metrics"]))
+    table = Table("weights", "pixels", "params M", "MMAC", "MB (onnx)", f"{metric} [95% interval]", "trained on")
+    for r in rows:
+        size, cost = "x".join(map(str, r["size"])), (f"{r['params'] / 1e6:.2f}", f"{r['macs'] / 1e6:.0f}")
+        told = interval(r["metrics"][metric])
+        table.add_row(r["name"], size, *cost, f"{r['bytes']['onnx'] / 1e6:.1f}", told, r["trained_on"]["kind"])
+    console.print(table)
+
+
 def methods() -> None:
     """List what a recipe can name: readers, heads, mixers, methods of distillation."""
     from lowpose import registry

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from lowpose import shipped
 from lowpose.cli.printing import command_line, console, say
 from lowpose.errors import LowposeError
 
 
 def predict(
     sources: Annotated[list[str], typer.Argument(help="Pictures, folders or videos.")],
-    weights: Annotated[Path, typer.Option(help="Run folder, weights file or exported .onnx file.")],
+    weights: Annotated[
+        Path, typer.Option(help="Run folder, weights file, exported .onnx file, or a name (see: lowpose weights).")
+    ] = Path(shipped.DEFAULT),
     boxes: Annotated[str, typer.Option(help="'whole' (one person fills each picture) or a JSON or CSV file of boxes.")] = "whole",
     out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
