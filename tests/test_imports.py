@@ -13,7 +13,7 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
+    geometry images skeletons samples draw metrics engines runtime predict sources boxes cards config recipe_files registry files listing
     cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
     data.get data.classes data.pictures data.check_classes
@@ -60,7 +60,7 @@ ROOMS = [
     ["errors"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
     ["data"],
-    ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
+    ["metrics", "draw", "boxes", "sources", "cards", "engines", "runtime", "predict", "progress", "listing"],
     ["nn"],
     ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
     ["teacher", "tasks"],

@@ -19,6 +19,9 @@ def predict(
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.05,
     min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; default its engine's choice.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Of onnxruntime, for .onnx files; may be repeated.")] = None,
+    engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino, for .onnx files.")] = None,
 ) -> None:
     """Predict poses in pictures, folders and videos.
 
@@ -27,8 +30,9 @@ def predict(
     from lowpose.predict import predict_sources
     from lowpose.runtime import load
 
+    options = {"threads": threads, "providers": provider or None, "engine": engine}
     report = predict_sources(
-        load(weights),
+        load(weights, **{name: value for name, value in options.items() if value is not None}),
         sources,
         boxes,
         results=out / "results.json",
