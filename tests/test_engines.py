@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(4).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A graph as `lowpose export` writes: a keypoint's x is the mean of its channel / 16, y half of that, the score is mean / 255."""
+    """A graph as `lowpose export` writes: a keypoint's x is the mean of its channel / 16, y half of that, score mean / 255."""
     onnx = pytest.importorskip("onnx")
     node, value, of = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto
     constants = {"wide": np.float32([1 / 16, 1 / 32]), "one": np.float32(255), "last": np.int64([2]), "picture": np.int64([1, 2])}

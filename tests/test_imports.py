@@ -13,8 +13,8 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics engines runtime predict sources boxes cards config recipe_files registry files listing
-    cli
+    geometry images skeletons samples draw metrics engines runtime predict sources boxes cards config recipe_files registry files
+    listing cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
     data.get data.classes data.pictures data.check_classes
 """

@@ -134,7 +134,7 @@ def load(path: str | Path, **options: Any) -> PosePredictor:
     """A predictor from an exported .onnx file (no torch), or from weights or a run folder (torch).
 
     Args: options of `load_onnx` (threads, providers, engine) or of `lowpose.nn.predictor.load_torch` (flip, device, threads).
-    Raises: LowposeError for a file that is missing or not lowpose's, an option of the other kind, or if torch is needed and absent.
+    Raises: LowposeError for a file that is missing or not lowpose's, an option of the other kind, or torch needed and absent.
     """
     path = Path(path)
     exported = path.suffix == ".onnx"
