@@ -274,6 +274,15 @@ def offline(monkeypatch) -> None:
     monkeypatch.setattr(urllib.request, "getproxies", dict)
 
 
+def no_detector(monkeypatch) -> None:
+    """As offline, without torchvision's cache."""
+    import torch
+
+    offline(monkeypatch)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
+    monkeypatch.setattr(os, "makedirs", lambda *args, **kwargs: None)
+
+
 def explode(step: int) -> Callable[[Any], None]:
     """The loss of this step (from 1) is NaN."""
 

@@ -101,6 +101,41 @@ def test_mot_frames_count_from_one(tmp_path):
     expect(table, frame("000003.jpg", 3, index=0), [[1, 2, 3, 4, 0.8]])
 
 
+def test_tracks_of_mot_come_in_the_order_of_their_ids(tmp_path):
+    text = "2,7,10,20,30,40,0.9,-1,-1,-1\n1,7,1,2,3,4,0.8,-1,-1,-1\n2,-1,5,5,5,5,0.7,-1,-1,-1\n2,3,6,6,6,6,0.6,-1,-1,-1\n"
+    table = load_boxes(write(tmp_path, text, "tracks.txt"))
+    at = [frame(f"v.mp4:{i}", i, "/x/v.mp4", i, 30.0) for i in range(3)]
+    boxes, scores, ids = table.people(at[1])
+    assert ids.dtype == np.int64 and ids.tolist() == [3, 7, -1] and scores.tolist() == [0.6, 0.9, 0.7]
+    assert boxes.tolist() == [[6, 6, 6, 6], [10, 20, 30, 40], [5, 5, 5, 5]]
+    assert table.people(at[0])[2].tolist() == [7] and table.people(at[2])[2].shape == (0,)
+    few = load_boxes(write(tmp_path, text, "tracks.txt"), min_score=0.65)
+    assert few.people(at[1])[2].tolist() == [7, -1]
+
+
+def test_detections_without_tracks_have_no_ids_and_stay_in_their_order(tmp_path):
+    table = load_boxes(write(tmp_path, "1,-1,9,9,9,9,0.1,-1,-1,-1\n1,-1,1,2,3,4,0.8,-1,-1,-1\n", "det.txt"))
+    boxes, _, ids = table.people(frame("v.mp4:0", 0, "/x/v.mp4", 0, 30.0))
+    assert ids is None and boxes[:, 0].tolist() == [9, 1]
+    assert load_boxes("whole").people(frame())[2] is None
+
+
+def test_ground_truth_of_mot_keeps_pedestrians(tmp_path):
+    lines = ["1,1,10,20,30,40,1,1,0.9", "1,2,11,20,30,40,0,1,1", "1,3,12,20,30,40,1,7,1", "1,4,13,20,30,40,1,1,0"]
+    table = load_boxes(write(tmp_path, "\n".join(lines), "gt.txt"))
+    boxes, scores, ids = table.people(frame("000001.jpg", 1))
+    assert ids.tolist() == [1, 4] and boxes[:, 0].tolist() == [10, 13] and scores.tolist() == [1, 1]
+    with pytest.raises(LowposeError, match="no line of class 1"):
+        load_boxes(write(tmp_path, "\n".join(lines[1:3]), "gt.txt"))
+
+
+def test_tracks_of_coco_rows(tmp_path):
+    rows = [{"image_id": 4, "bbox": [1, 2, 3, 4], "score": 0.5, "track_id": 9}, {"image_id": 4, "bbox": [5, 6, 7, 8]}]
+    assert load_boxes(write(tmp_path, rows)).people(frame("4.jpg", 4))[2].tolist() == [9, -1]
+    data = {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [rows[0] | {"image_id": 7}]}
+    assert load_boxes(write(tmp_path, data)).people(frame("a.jpg"))[2].tolist() == [9]
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -127,6 +162,13 @@ def test_mot_frames_count_from_one(tmp_path):
         ("b.csv", "a.jpg,1,2,3,4\n\nb.jpg,1,2,3,0\n", "line 3: .* has no area"),
         ("b.csv", "a.jpg,1,2,nan,4\n", "line 1: .* finite"),
         ("b.csv", "0,1,1,2,3,4,1\n", "line 1: MOT frames are whole numbers from 1, got '0'"),
+        ("b.csv", "1,x,1,2,3,4,1\n", "line 1: track ids are whole numbers from 0, or -1 without a track, got 'x'"),
+        ("b.csv", "1,1.5,1,2,3,4,1\n", "line 1: track ids .* got '1.5'"),
+        ("b.csv", "1,-2,1,2,3,4,1\n", "line 1: track ids .* got '-2'"),
+        ("b.csv", "1,nan,1,2,3,4,1\n", "line 1: track ids .* got 'nan'"),
+        ("b.csv", "1,5,1,2,3,4,1\n2,5,1,2,3,4,1\n2,5,9,2,3,4,1\n", "'2' has two boxes of track 5"),
+        ("b.csv", "1,5,1,2,3,4,1,person,1\n", "line 1: expected numbers for flag and class, got '1', 'person'"),
+        ("b.json", [{"image_id": 1, "bbox": [1, 2, 3, 4], "track_id": True}], "row 0: track ids .* got True"),
         ("b.csv", "", "no boxes in this file"),
         ("b.csv", "name,x,y,w,h\n", "no boxes in this file"),
         ("b.xml", "<a/>", "boxes come from a .json, .csv or .txt file, or 'whole'"),

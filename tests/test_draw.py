@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lowpose.draw import LEFT, MIDDLE, PAPER, RIGHT, contact_sheet, draw_crop, draw_poses
+from lowpose.draw import LEFT, MIDDLE, PAPER, RIGHT, contact_sheet, draw_crop, draw_poses, track_colour
 from lowpose.errors import LowposeError
 from lowpose.samples import PoseResult
 from lowpose.skeletons import Skeleton
@@ -81,6 +81,45 @@ def test_points_far_away_and_not_finite_do_no_harm():
     assert out[50, 50] and out[60, 1] and out[60, 198] and not out[:40].any() and not out[80:].any()
     outside = np.array([[-50, -50], [-60, -80], [-70, -60]])
     assert not painted(draw_poses(GREY, result(outside)), 90).any()
+
+
+def tracked(ids, boxes, picture=GREY, scores=(0, 0, 0)):
+    """Drawn persons of tracks, by default without joints: the numbers alone."""
+    out = PoseResult(np.tile(POINTS, (len(ids), 1, 1)), np.tile(np.float32(scores), (len(ids), 1)), np.array(boxes, float), BAR)
+    out.ids = np.array(ids)
+    return draw_poses(picture, out)
+
+
+def test_tracks_have_colours_of_their_own_and_joints_keep_their_sides():
+    out = {i: tracked([i], [[10, 40, 180, 40]], scores=(1, 1, 1)) for i in (4, 5, 400)}
+    for i, image in out.items():
+        for x in (60, 140):
+            assert np.abs(image[60, x].astype(int) - track_colour(i)).max() <= 3
+        for x, colour in ((30, LEFT), (170, RIGHT), (100, MIDDLE)):
+            assert np.abs(image[60, x].astype(int) - colour).max() <= 3
+    for i in range(40):
+        assert np.abs(np.subtract(track_colour(i), track_colour(i + 1))).max() > 60, i  # neighbours can be told apart
+    none = tracked([-1], [[10, 40, 180, 40]], scores=(1, 1, 1))
+    assert (none == draw_poses(GREY, result(boxes=((10, 40, 180, 40),)))).all()
+
+
+def test_number_of_a_track_stands_where_there_is_room():
+    """Above the box, else below, else beside; not where it would cover a box, and not outside the picture."""
+    black = np.zeros_like(GREY)
+    cases = [
+        ([50, 40, 40, 60], (slice(20, 40), slice(50, 90))),
+        ([50, 2, 40, 60], (slice(62, 82), slice(50, 90))),
+        ([50, 2, 40, 116], (slice(0, 40), slice(20, 50))),
+        ([2, 2, 40, 116], (slice(0, 40), slice(42, 80))),
+    ]
+    for box, place in cases:
+        drawn = painted(tracked([7], [box], black), 0)
+        assert drawn.sum() > 20 and drawn[place].sum() == drawn.sum(), box
+    assert not painted(tracked([7], [[1, 1, 198, 118]], black), 0).any()  # no room
+    two = painted(tracked([7, 8], [[50, 40, 40, 60], [50, 0, 40, 39]], black), 0)
+    assert not two[40:100, 50:90].any() and not two[:39, 50:90].any() and two[100:, 50:90].any() and two[:, 20:50].any()
+    ten = [painted(tracked([i], [cases[0][0]], black), 0) for i in range(10)]
+    assert len({image.tobytes() for image in ten}) == 10  # every number looks different
 
 
 def test_boxes_and_nobody():

@@ -13,10 +13,9 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
-    cli
-    data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
-    data.get data.classes data.pictures data.check_classes
+    geometry images skeletons samples draw metrics detectors pipeline engines runtime predict sources boxes cards config
+    recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco data.mpii
+    data.crowdpose data.lsp data.synthetic data.check data.get data.classes data.pictures data.check_classes
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 
@@ -60,7 +59,8 @@ ROOMS = [
     ["errors"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
     ["data"],
-    ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
+    ["metrics", "draw", "boxes", "detectors", "sources", "pipeline", "cards", "progress", "listing"],
+    ["engines", "runtime", "predict"],
     ["nn"],
     ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
     ["teacher", "tasks"],
@@ -72,7 +72,7 @@ ROOMS = [
     ["__main__"],
 ]
 # Inside functions only: what is chosen by name or by the kind of file is imported when it is needed.
-LAZY = {("runtime", "nn.predictor"), ("recipe_info", "nn.model"), ("recipe_info", "nn.cost")}
+LAZY = {("runtime", "nn.predictor"), ("detectors", "nn.detection"), ("recipe_info", "nn.model"), ("recipe_info", "nn.cost")}
 
 
 def room(name: str) -> int:

@@ -85,6 +85,23 @@ def test_persons_of_many_pictures_share_batches_and_come_back_in_order():
     assert len({float(r.scores[0, 0]) for r in alone}) == 5  # the crops are different ones
 
 
+def test_stream_of_any_number_of_pictures_holds_few():
+    """Pictures are asked for as they are needed; the answers are those of one picture after the other."""
+    asked, p = [], predictor()
+
+    def pictures():
+        for i in range(40):
+            asked.append(i)
+            yield np.roll(IMAGE, 3 * i, 1), BOXES[: i % 4], None
+
+    ahead = [(len(asked) - i, r) for i, r in enumerate(p.predict_stream(pictures()))]
+    assert len(ahead) == len(asked) == 40 and max(n for n, _ in ahead) == 16
+    assert [len(b) for b in p.infer.batches] == [24, 24, 12]  # over the people of 16 pictures
+    for i in (0, 3, 21, 39):
+        want = predictor().predict(np.roll(IMAGE, 3 * i, 1), BOXES[: i % 4])
+        np.testing.assert_array_equal(ahead[i][1].scores, want.scores)
+
+
 def test_nothing_to_predict():
     p = predictor()
     empty = p.predict(IMAGE, np.zeros((0, 4)))

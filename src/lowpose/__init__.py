@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Detector": "lowpose.detectors",
     "LowposeError": "lowpose.errors",
     "PersonSample": "lowpose.samples",
     "PoseData": "lowpose.samples",
@@ -34,6 +35,8 @@ _WHERE = {
     "load": "lowpose.runtime",
     "load_config": "lowpose.recipe_files",
     "load_data": "lowpose.data",
+    "load_detector": "lowpose.detectors",
+    "predict_sources": "lowpose.predict",
     "read_image": "lowpose.images",
     "train": "lowpose.training",
     "write_image": "lowpose.images",
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from lowpose.comparison import compare
     from lowpose.config import RunConfig
     from lowpose.data import load_data
+    from lowpose.detectors import Detector, load_detector
     from lowpose.draw import draw_poses
     from lowpose.errors import LowposeError
     from lowpose.evaluation import evaluate
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
     from lowpose.metrics.breakdown import breakdown
+    from lowpose.predict import predict_sources
     from lowpose.recipe_files import load_config
     from lowpose.recipe_info import info
     from lowpose.runtime import load

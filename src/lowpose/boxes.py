@@ -17,10 +17,12 @@ from lowpose.errors import LowposeError
 from lowpose.files import os_problem
 from lowpose.sources import Frame
 
+NO_ID = -1  # of a box that belongs to no track
+
 
 @dataclass
 class Boxes:
-    """Person boxes by frame; call it with a frame: `boxes, scores = table(frame)`.
+    """Person boxes by frame; call it with a frame: `boxes, scores = table(frame)`, or `boxes, scores, ids = table.people(frame)`.
 
     A name fits a frame if it is the frame's name or the end of its path, with or without suffix ('val/7.jpg', '7').
     Numbers fit `image_id`; in a video file alone that is the 0-based index. Frames of MOT files count from 1.
@@ -31,12 +33,24 @@ class Boxes:
     by_id: dict[int, list] = field(default_factory=dict)
     by_frame: dict[int, list] = field(default_factory=dict)
     everything: bool = False
+    tracked: bool = False
 
     def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """(P, 4) float64 boxes, picture pixels, (x, y, width, height), and (P,) float64 scores; P = 0 if there are none."""
-        rows = [[0.0, 0.0, frame.image.shape[1], frame.image.shape[0], 1.0]] if self.everything else self._rows(frame) or []
-        table = np.array(rows, np.float64).reshape(-1, 5)
-        return table[:, :4], table[:, 4]
+        return self.people(frame)[:2]
+
+    def people(self, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Boxes and scores as above, and (P,) int64 track ids, -1 for a box without; None if the whole file has none.
+
+        With ids, the boxes are in their order, those without at the end.
+        """
+        whole = [[0.0, 0.0, frame.image.shape[1], frame.image.shape[0], 1.0, NO_ID]]
+        table = np.array(whole if self.everything else self._rows(frame) or [], np.float64).reshape(-1, 6)
+        if not self.tracked:
+            return table[:, :4], table[:, 4], None
+        ids = table[:, 5].astype(np.int64)
+        order = np.lexsort([ids, ids == NO_ID])
+        return table[order, :4], table[order, 4], ids[order]
 
     def __contains__(self, frame: Frame) -> bool:
         """Whether the file says anything about this frame. A file that knows none of the frames is the wrong file."""
@@ -68,12 +82,14 @@ def load_boxes(spec: str, min_score: float | None = None) -> Boxes:
     ([{image_id or file_name, bbox, score, category_id}]; rows of categories other than 1, person, are left
     out), a COCO annotation file (its category 'person', or its only one; crowd regions are left out) or a mapping
     {"name.jpg": [[x, y, w, h], or with score [x, y, w, h, s], ...]}. A FILE ending in .csv or .txt has lines
-    `name,x,y,w,h[,score]`, or of MOT, `frame,id,x,y,w,h,score,...`, whose frames count from 1. Boxes are in picture pixels.
+    `name,x,y,w,h[,score]`, or of MOT, `frame,id,x,y,w,h,score,...`, whose frames count from 1 and whose id is -1 without a
+    track; with 9 fields it is MOT's ground truth, `frame,id,x,y,w,h,flag,class,visibility`, of which class 1, pedestrian,
+    counts where the flag is not 0. Rows of COCO's two forms may have a "track_id". Boxes are in picture pixels, as they stand.
 
     Args:
         min_score: leaves out boxes with a lower score.
 
-    Raises: LowposeError naming the file and the line or row: not of these forms, a box without area, NaN.
+    Raises: LowposeError naming the file and the line or row: not of these forms, a box without area, NaN, an id twice in a frame.
     """
     if spec == "whole":
         return Boxes(spec, everything=True)
@@ -90,15 +106,20 @@ def load_boxes(spec: str, min_score: float | None = None) -> Boxes:
         _read_csv(path, text, table)
     else:
         raise LowposeError(f"{path}: boxes come from a .json, .csv or .txt file, or 'whole'")
-    if min_score is not None:
-        for keyed in (table.by_name, table.by_id, table.by_frame):
-            for key, rows in keyed.items():
-                keyed[key] = [row for row in rows if row[4] >= min_score]
+    for keyed in (table.by_name, table.by_id, table.by_frame):
+        for key, rows in keyed.items():
+            if min_score is not None:
+                rows = keyed[key] = [row for row in rows if row[4] >= min_score]
+            ids = sorted(row[5] for row in rows if row[5] != NO_ID)
+            table.tracked |= bool(ids)
+            for one, other in zip(ids, ids[1:], strict=False):
+                if one == other:
+                    raise LowposeError(f"{path}: '{key}' has two boxes of track {one:.0f}")
     return table
 
 
-def _box(values: Any, score: Any, where: str) -> list[float]:
-    """[x, y, w, h, score] as finite floats with an area. Raises: LowposeError naming `where`."""
+def _box(values: Any, score: Any, where: str, track: Any = NO_ID) -> list[float]:
+    """[x, y, w, h, score, id] as finite floats; the box has an area. Raises: LowposeError naming `where`."""
     try:
         if len(values) != 4 or isinstance(values, str):
             raise ValueError
@@ -109,7 +130,18 @@ def _box(values: Any, score: Any, where: str) -> list[float]:
         raise LowposeError(f"{where}: box {row[:4]} with score {row[4]} is not made of finite numbers")
     if row[2] <= 0 or row[3] <= 0:
         raise LowposeError(f"{where}: box {row[:4]} has no area (x, y, width, height)")
-    return row
+    return [*row, _id(track, where)]
+
+
+def _id(track: Any, where: str) -> float:
+    """A track id as a float that holds it exactly. Raises: LowposeError naming `where`."""
+    try:
+        number = float(track)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(track, bool) or not (number == NO_ID or 0 <= number < 2**53) or number != int(number):
+        raise LowposeError(f"{where}: track ids are whole numbers from 0, or -1 without a track, got {track!r}")
+    return number
 
 
 def _put(table: Boxes, key: Any, row: list[float] | None, where: str) -> None:
@@ -155,7 +187,8 @@ def _coco_results(path: Path, data: list, table: Boxes) -> None:
         if row.get("category_id", 1) != 1:
             others += 1
             continue
-        _put(table, row.get("file_name", row.get("image_id")), _box(row["bbox"], row.get("score", 1.0), where), where)
+        box = _box(row["bbox"], row.get("score", 1.0), where, row.get("track_id", NO_ID))
+        _put(table, row.get("file_name", row.get("image_id")), box, where)
     if others and others == len(data):
         raise LowposeError(f"{path}: all {others} rows have a category_id other than 1 (person)")
 
@@ -177,7 +210,8 @@ def _coco_annotations(path: Path, data: dict[str, Any], table: Boxes) -> None:
         if name is None:
             raise LowposeError(f"{where}: image_id {row['image_id']!r} is not among the images")
         if row.get("category_id", 1) in people and not row.get("iscrowd"):
-            _put(table, name, _box(row.get("bbox"), row.get("score", 1.0), where), where)
+            box = _box(row.get("bbox"), row.get("score", 1.0), where, row.get("track_id", NO_ID))
+            _put(table, name, box, where)
 
 
 def _read_csv(path: Path, text: str, table: Boxes) -> None:
@@ -199,9 +233,21 @@ def _read_csv(path: Path, text: str, table: Boxes) -> None:
             continue
         if not row[0].strip().isdecimal() or int(row[0]) < 1:
             raise LowposeError(f"{where}: MOT frames are whole numbers from 1, got '{row[0]}'")
-        table.by_frame.setdefault(int(row[0]), []).append(_box(row[2:6], row[6], where))
+        rows = table.by_frame.setdefault(int(row[0]), [])
+        if width != 9 or _is_person(row, where):
+            rows.append(_box(row[2:6], row[6], where, row[1]))
     if width is None:
         raise LowposeError(f"{path}: no boxes in this file")
+    if width == 9 and not any(table.by_frame.values()):
+        raise LowposeError(f"{path}: no line of class 1 (pedestrian) whose flag is not 0")
+
+
+def _is_person(row: list[str], where: str) -> bool:
+    """Whether a line of MOT's ground truth, `frame,id,x,y,w,h,flag,class,visibility`, is a person to count."""
+    try:
+        return float(row[7]) == 1 and float(row[6]) != 0
+    except ValueError:
+        raise LowposeError(f"{where}: expected numbers for flag and class, got '{row[6]}', '{row[7]}'") from None
 
 
 def _is_number(text: str) -> bool:

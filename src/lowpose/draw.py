@@ -1,10 +1,14 @@
 """Skeletons over pictures, and contact sheets of labelled tiles.
 
-The person's left side is warm, the right side cool, the middle pale. Lines are drawn on an enlarged layer that is brought down
+The person's left side is warm, the right side cool, the middle pale; persons of tracks have lines in the track's colour, joints
+as ever, and the track's number. Lines are drawn on an enlarged layer that is brought down
 again, so that they are smooth, may be thinner than one pixel, and scale with the person.
 """
 
 from __future__ import annotations
+
+import colorsys
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -17,13 +21,14 @@ from lowpose.skeletons import Skeleton
 LEFT, RIGHT, MIDDLE = (255, 128, 20), (40, 170, 255), (240, 240, 215)  # RGB
 TRUTH, OUTLINE, BOX = (255, 255, 255), (20, 20, 25), (120, 255, 120)
 PAPER, INK, PALE = (250, 250, 248), (35, 35, 40), (120, 120, 125)  # of sheets
+GOLDEN = 0.6180339887498949  # of the circle, from one track's colour to the next
 _SHIFT = 4  # binary places of the coordinates that OpenCV draws with
 
 
 def draw_poses(
     image: np.ndarray, result: PoseResult, *, threshold: float = 0.05, boxes: bool = False, scale: float | None = None
 ) -> np.ndarray:
-    """A copy of the picture with every person's skeleton.
+    """A copy of the picture with every person's skeleton, and with the numbers of tracks where there is room beside the boxes.
 
     Args:
         image: (H, W, 3) uint8 RGB. threshold: joints with a lower score, and the lines to them, are left out.
@@ -34,13 +39,24 @@ def draw_poses(
     scale = 1.0 if scale is None else float(scale)
     out = _enlarge(image, scale, cv2.INTER_CUBIC) if scale != 1 else image.copy()
     factor = np.array([out.shape[1] / image.shape[1], out.shape[0] / image.shape[0]])
+    frames = np.asarray(result.boxes, float).reshape(-1, 4) * np.tile(factor, 2)
+    ids = [-1] * len(result) if result.ids is None else [int(i) for i in result.ids]
     if boxes:
         thickness = max(1, round(max(out.shape[:2]) / 1000))
-        for x, y, w, h in np.asarray(result.boxes, float) * np.tile(factor, 2):
-            cv2.rectangle(out, _fixed([x, y]), _fixed([x + w, y + h]), BOX, thickness, cv2.LINE_AA, _SHIFT)
-    for points, scores in zip(result.keypoints, result.scores, strict=True):
-        _draw_person(out, np.asarray(points, float) * factor, np.asarray(scores) >= threshold, result.skeleton)
+        for (x, y, w, h), track in zip(frames, ids, strict=True):
+            colour = BOX if track < 0 else track_colour(track)
+            cv2.rectangle(out, _fixed([x, y]), _fixed([x + w, y + h]), colour, thickness, cv2.LINE_AA, _SHIFT)
+    for points, scores, track in zip(result.keypoints, result.scores, ids, strict=True):
+        own = None if track < 0 else track_colour(track)
+        _draw_person(out, np.asarray(points, float) * factor, np.asarray(scores) >= threshold, result.skeleton, own=own)
+    _numbers(out, frames, ids)
     return out
+
+
+def track_colour(track: int) -> tuple[int, int, int]:
+    """RGB of a track, the same in every frame; ids that follow each other are far apart on the colour circle."""
+    r, g, b = colorsys.hsv_to_rgb(track * GOLDEN % 1, 0.62, 1.0)
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def draw_crop(
@@ -134,8 +150,15 @@ def _sides(skeleton: Skeleton) -> list[tuple[int, int, int] | None]:
     return colours
 
 
-def _draw_person(out: np.ndarray, points: np.ndarray, shown: np.ndarray, skeleton: Skeleton, truth: bool = False) -> None:
-    """Draw one skeleton into `out`. points: (K, 2) pixels of `out`; shown: (K,) bool."""
+def _draw_person(
+    out: np.ndarray,
+    points: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    truth: bool = False,
+    own: tuple[int, int, int] | None = None,
+) -> None:
+    """Draw one skeleton into `out`. points: (K, 2) pixels of `out`; shown: (K,) bool; own: colour of all its lines."""
     height, width = out.shape[:2]
     reach = 4.0 * max(height, width)  # points farther away than that cannot be drawn in whole numbers
     with np.errstate(invalid="ignore"):
@@ -152,31 +175,39 @@ def _draw_person(out: np.ndarray, points: np.ndarray, shown: np.ndarray, skeleto
         return
     finer = 4 if thick < 3 else 2
     layer = np.zeros(((y1 - y0) * finer, (x1 - x0) * finer, 4), np.uint8)
-    _strokes(layer, (points - [x0, y0]) * finer, shown, skeleton, thick * finer, truth)
+    _strokes(layer, (points - [x0, y0]) * finer, shown, skeleton, thick * finer, truth, own)
     small = cv2.resize(layer, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA).astype(np.float32)
     window = out[y0:y1, x0:x1]
     # the layer is empty where nothing is drawn, so its mean is already the colour times the covered part
     window[:] = np.clip(np.rint(small[..., :3] + window * (1 - small[..., 3:] / 255)), 0, 255).astype(np.uint8)
 
 
-def _strokes(layer: np.ndarray, points: np.ndarray, shown: np.ndarray, skeleton: Skeleton, thick: float, truth: bool) -> None:
+def _strokes(
+    layer: np.ndarray,
+    points: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    thick: float,
+    truth: bool,
+    own: tuple[int, int, int] | None,
+) -> None:
     """Lines and joints on an empty (h, w, 4) layer of colour and coverage: first a dark rim, then the colours."""
     sides = _sides(skeleton)
     lines = []
     for a, b in skeleton.edges:
         if shown[a] and shown[b]:
             one = {side for side in (sides[a], sides[b]) if side is not None}
-            lines.append((points[a], points[b], one.pop() if len(one) == 1 else MIDDLE))
+            lines.append((points[a], points[b], own or (one.pop() if len(one) == 1 else MIDDLE)))
     joints = [(points[k], sides[k] or MIDDLE) for k in np.flatnonzero(shown)]
     rim = max(0.35 * thick, 1.0)
     for extra, colour in ((2 * rim, OUTLINE), (0.0, None)):
-        for a, b, own in lines:
+        for a, b, its in lines:
             for p, q in _dashes(a, b, thick) if truth else [(a, b)]:
-                ink = (*(colour or (TRUTH if truth else own)), 255)
+                ink = (*(colour or (TRUTH if truth else its)), 255)
                 _bar(layer, p, q, thick + extra, ink)
-        for p, own in joints:
+        for p, its in joints:
             radius = (1.15 if truth else 1.25) * thick + extra / 2
-            ink = (*(colour or (TRUTH if truth else own)), 255)
+            ink = (*(colour or (TRUTH if truth else its)), 255)
             cv2.circle(layer, _fixed(p), round(radius * 2**_SHIFT), ink, -1, cv2.LINE_8, _SHIFT)
 
 
@@ -199,6 +230,43 @@ def _fixed(point) -> tuple[int, int]:
     """OpenCV's coordinates (pixel indices, _SHIFT binary places) of a point in continuous pixels."""
     x, y = np.rint((np.asarray(point, float) - 0.5) * 2**_SHIFT).astype(int)
     return int(x), int(y)
+
+
+# --- tracks ---------------------------------------------------------------------------------------------------------
+
+
+def _numbers(out: np.ndarray, boxes: np.ndarray, ids: list[int]) -> None:
+    """The number of each track above, below or beside its box, where it covers neither a box nor another number."""
+    taken = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    for (x, y, w, h), track in zip(boxes, ids, strict=True):
+        if track < 0:
+            continue
+        font = _font(round(float(np.clip(0.2 * h, 11, 28))))
+        width, height = int(font.getlength(str(track))) + 5, round(font.size) + 4
+        middle = x + (w - width) / 2
+        for left, top in ((middle, y - height), (middle, y + h), (x - width, y), (x + w, y)):
+            left, top = round(left), round(top)
+            place = (left, top, left + width, top + height)
+            inside = left >= 0 and top >= 0 and place[2] <= out.shape[1] and place[3] <= out.shape[0]
+            if inside and not any(_overlap(place, other) for other in taken):
+                taken.append(place)
+                patch = Image.fromarray(out[top : place[3], left : place[2]])
+                pen = ImageDraw.Draw(patch)
+                at = (width / 2, height / 2)
+                pen.text(at, str(track), track_colour(track), font, anchor="mm", stroke_width=1, stroke_fill=OUTLINE)
+                out[top : place[3], left : place[2]] = patch
+                break
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Reading the font takes longer than drawing a number with it."""
+    return ImageFont.load_default(size)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two rectangles, x0, y0, x1, y1, share more than half a pixel in both directions."""
+    return min(a[2], b[2]) - max(a[0], b[0]) > 0.5 and min(a[3], b[3]) - max(a[1], b[1]) > 0.5
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------------

@@ -1,31 +1,34 @@
-"""Pictures, folders and videos through a predictor: COCO results and drawn overlays. Needs no torch."""
+"""Pictures, folders and videos through a predictor: COCO results and drawn overlays. Needs no torch.
+
+Frames are read, and drawn and written, in threads beside the network, a few at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from lowpose.boxes import Boxes, load_boxes
+from lowpose.detectors import LEAST, TORCHVISION, Detected, Detector, load_detector
 from lowpose.draw import draw_poses
 from lowpose.errors import LowposeError
 from lowpose.files import write_json
 from lowpose.images import write_image
-from lowpose.runtime import PosePredictor, check_boxes
+from lowpose.pipeline import Behind, ahead
+from lowpose.runtime import PICTURES_AT_ONCE, PosePredictor, check_boxes
 from lowpose.samples import PoseResult
 from lowpose.sources import Frame, VideoWriter, count_frames, frames, names
 
 log = logging.getLogger("lowpose")
-FRAMES_AT_ONCE = 16
+BYTES_AT_ONCE = 64e6  # of pixels in one batch of frames; about five batches are in memory
 
 
 @dataclass
@@ -42,43 +45,52 @@ class PredictReport:
 def predict_sources(
     predictor: PosePredictor,
     sources: list[str],
-    boxes: str = "whole",
+    boxes: str | Detector = "whole",
     *,
     results: str | Path | None = None,
     draw: str | Path | None = None,
     threshold: float = 0.05,
     min_score: float | None = None,
+    detector_weights: str | Path | None = None,
 ) -> PredictReport:
     """Predict every person of every picture or frame, batched over people of several frames.
 
     Args:
-        sources: pictures, folders, videos. boxes: 'whole' (one person fills each picture) or a file of boxes.
+        sources: pictures, folders, videos. boxes: 'whole' (one person fills each picture), a file of boxes (`load_boxes`),
+            'detector' or 'detector:NAME_OR_FOLDER' (`load_detector`), or any function of that form.
         results: COCO result JSON to write. draw: folder for overlays (pictures as .png or .jpg, videos as .mp4).
-        threshold: joints with a lower score are not drawn. min_score: boxes with a lower score are left out.
+        threshold: joints with a lower score are not drawn. min_score: boxes with a lower score are left out; default all
+            of a file, 0.5 for the detectors known by name. detector_weights: file of a detector's weights.
 
     Raises: LowposeError for missing sources, box files without any box for them, or nothing that could be read.
     """
-    report, table = PredictReport(), load_boxes(boxes, min_score)
+    report, table = PredictReport(), _table(boxes, min_score, detector_weights)
     pictures = names(sources)
     if pictures is not None:  # before anything is drawn
         _check_boxes_used(table, sum(frame in table for frame in pictures), len(pictures))
-    stream = frames(sources, report.problems.append)
-    total = count_frames(sources)
+    stream = _chunks(frames(sources, report.problems.append))
+    console = Console(stderr=True)
     known = 0
-    with Overlays(Path(draw) if draw else None, threshold) as overlays:
-        for chunk in _chunks(
-            track(stream, "predict", total, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-        ):
+    with (
+        Overlays(Path(draw) if draw else None, threshold) as overlays,
+        Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
+        ahead(stream) as chunks,
+        Behind(overlays.add_all) as later,
+    ):
+        task = bar.add_task("predict", total=count_frames(sources))
+        for chunk in chunks:
             known += sum(frame in table for frame in chunk)
-            for frame, result in zip(chunk, predictor.predict_many([(f.image, *_boxes(table, f)) for f in chunk]), strict=True):
+            found = _predict(predictor, table, chunk)
+            for frame, result in found:
                 report.results += result.to_coco(frame.image_id)
                 report.persons += len(result)
-                overlays.add(frame, result)
+            later(found)
             report.frames += len(chunk)
+            bar.advance(task, len(chunk))
         if not report.frames:
             raise LowposeError(f"none of the {len(report.problems)} files can be read; the first: {report.problems[0]}")
         _check_boxes_used(table, known, report.frames)
-        report.drawn = overlays.paths
+    report.drawn = overlays.paths
     for line in report.problems:
         log.warning("%s", line)
     if results:
@@ -86,18 +98,46 @@ def predict_sources(
     return report
 
 
-def _chunks(stream) -> Iterator[list[Frame]]:
-    stream = iter(stream)
-    while chunk := list(islice(stream, FRAMES_AT_ONCE)):
+def _table(boxes: str | Detector, min_score: float | None, weights: str | Path | None) -> Boxes | Detected:
+    """What gives each frame its boxes. Raises: LowposeError as `load_boxes` and `load_detector`; weights for no detector."""
+    if callable(boxes):
+        return Detected("detector", boxes, min_score)
+    if boxes == "detector" or boxes.startswith("detector:"):
+        name = boxes.partition(":")[2]
+        detector = load_detector(name or TORCHVISION[0], weights)
+        return Detected(boxes, detector, LEAST if min_score is None else min_score)
+    if weights is not None:
+        raise LowposeError(f"{weights}: weights of a detector go with --boxes detector, not with --boxes {boxes}")
+    return load_boxes(boxes, min_score)
+
+
+def _predict(predictor: PosePredictor, table: Boxes | Detected, chunk: list[Frame]) -> list[tuple[Frame, PoseResult]]:
+    """The frames with their persons, in the order of the frames. Raises: LowposeError naming boxes that do not fit a frame."""
+    items, ids = [], []
+    for frame in chunk:
+        boxes, scores, tracks = table.people(frame)
+        try:
+            items.append((frame.image, *check_boxes(boxes, scores, frame.image)))
+        except LowposeError as e:
+            raise LowposeError(f"{table.source}: {frame.name}: {e}") from None
+        ids.append(tracks)
+    found = predictor.predict_many(items)
+    for result, tracks in zip(found, ids, strict=True):
+        result.ids = tracks
+    return list(zip(chunk, found, strict=True))
+
+
+def _chunks(stream: Iterator[Frame]) -> Generator[list[Frame], None, None]:
+    """Frames that are predicted together: a few, and only so many that they fit into a bounded memory."""
+    chunk, size = [], 0
+    for frame in stream:
+        chunk.append(frame)
+        size += frame.image.nbytes
+        if len(chunk) == PICTURES_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
-
-
-def _boxes(table: Boxes, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes and scores of a frame. Raises: LowposeError naming the file of boxes and the frame that they do not fit."""
-    try:
-        return check_boxes(*table(frame), frame.image)
-    except LowposeError as e:
-        raise LowposeError(f"{table.source}: {frame.name}: {e}") from None
 
 
 def _check_boxes_used(table: Boxes, known: int, frames: int) -> None:
@@ -122,6 +162,10 @@ class Overlays:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+    def add_all(self, found: list[tuple[Frame, PoseResult]]) -> None:
+        for frame, result in found:
+            self.add(frame, result)
 
     def add(self, frame: Frame, result: PoseResult) -> None:
         if self.folder is None:

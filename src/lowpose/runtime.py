@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from lowpose import shipped
 from lowpose.config import InputConfig, validate
 from lowpose.data.augment import generator
 from lowpose.data.resample import cut, render
+from lowpose.engines import OUTPUTS, open_graph
 from lowpose.errors import LowposeError
 from lowpose.geometry import crop_matrix, invert, transform
 from lowpose.samples import PoseResult
 from lowpose.skeletons import Skeleton
 
 LARGEST_BOX = 3  # sides and corners of boxes, in longer sides of the picture; beyond, units are wrong and crops fill the memory
+PICTURES_AT_ONCE = 16
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -64,6 +67,12 @@ class PosePredictor:
             PoseResult(keypoints[a:b], scores[a:b], boxes, self.skeleton, box_scores, published[a:b])
             for a, b, (_, boxes, box_scores) in zip(ends, ends[1:], items, strict=False)
         ]
+
+    def predict_stream(self, items: Iterable[tuple[np.ndarray, Any, Any]]) -> Iterator[PoseResult]:
+        """As `predict_many` for any number of pictures, one result after the other; at most 16 pictures are held at a time."""
+        items = iter(items)
+        while some := list(islice(items, PICTURES_AT_ONCE)):
+            yield from self.predict_many(some)
 
     def _infer_batched(self, crops: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, ...]:
         k = len(self.skeleton)
@@ -127,12 +136,18 @@ def load(path: str | Path = shipped.DEFAULT, **options: Any) -> PosePredictor:
 
     Args:
         path: a file, or the name of weights that come with the package (`lowpose.list_weights`).
-        options: of `load_onnx` (threads) or of `lowpose.nn.predictor.load_torch` (flip, device).
+        options: of `load_onnx` (threads, providers, engine) or of `lowpose.nn.predictor.load_torch` (flip, device, threads).
 
-    Raises: LowposeError for a file that is missing or not lowpose's, or if torch is needed and absent.
+    Raises: LowposeError for a file that is missing or not lowpose's, an option of the other kind, or torch needed and absent.
     """
     path = shipped.find(path, ".onnx")
-    if path.suffix == ".onnx":
+    exported = path.suffix == ".onnx"
+    known = ("threads", "providers", "engine") if exported else ("flip", "device", "threads")
+    for name in options:
+        if name not in known:
+            kind = "exported .onnx files" if exported else "weights, which torch runs,"
+            raise LowposeError(f"{path}: {kind} have no option '{name}'; there are {', '.join(known)}")
+    if exported:
         return load_onnx(path, **options)
     try:
         from lowpose.nn.predictor import load_torch
@@ -143,35 +158,29 @@ def load(path: str | Path = shipped.DEFAULT, **options: Any) -> PosePredictor:
     return load_torch(path, **options)
 
 
-def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
-    """A predictor from a file that `lowpose export` wrote; `threads`: of onnxruntime, default its own choice."""
-    import onnxruntime as ort
+def load_onnx(
+    path: Path, threads: int | None = None, providers: Sequence[str] | None = None, engine: str = "onnxruntime"
+) -> PosePredictor:
+    """A predictor from a file that `lowpose export` wrote.
 
+    Args:
+        threads: default the engine's own choice. providers: of onnxruntime, best first, as ["CUDAExecutionProvider"];
+            default the CPU's. engine: 'onnxruntime', or 'openvino' where that package is installed.
+
+    Raises: LowposeError for a file that is missing or not lowpose's, an engine or a provider that is not there.
+    """
     if not path.is_file():
         raise LowposeError(f"{path}: no such file")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime raises its own kinds
-        raise LowposeError(f"{path}: onnxruntime cannot open it ({str(e).splitlines()[0][:120]})") from None
-    about = session.get_modelmeta().custom_metadata_map.get("lowpose")
-    if about is None:
+    graph = open_graph(path, engine, threads, providers)
+    if graph.about is None:
         raise LowposeError(f"{path}: not a file of `lowpose export` (it says nothing about crops and keypoints)")
     try:
-        facts = json.loads(about)
+        facts = json.loads(graph.about)
         settings, skeleton = facts["input"], Skeleton.from_dict(facts["skeleton"], str(path))
     except (ValueError, TypeError, KeyError):
         raise LowposeError(f"{path}: what it says about its crops and keypoints is damaged; export it again") from None
     settings = validate(InputConfig, settings, str(path))
-    found = {v.name for v in (*session.get_inputs(), *session.get_outputs())}
-    for name in ("images", "keypoints", "scores", "published"):
-        if name not in found:
+    for name in ("images", *OUTPUTS):
+        if name not in graph.names:
             raise LowposeError(f"{path}: its graph has no '{name}'; export it again")
-
-    def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return tuple(session.run(["keypoints", "scores", "published"], {"images": crops}))
-
-    return PosePredictor(infer, settings, skeleton)
+    return PosePredictor(graph.run, settings, skeleton)

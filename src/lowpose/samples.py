@@ -117,6 +117,7 @@ class PoseResult:
         boxes: (P, 4) float64, picture pixels, (x, y, width, height).
         box_scores: (P,) float64.
         published: (P, K) float32, the score of the published method, which COCO AP ranks by.
+        ids: (P,) int64, the tracks that the persons belong to, -1 for none; None where the boxes come without tracks.
     """
 
     keypoints: np.ndarray
@@ -125,12 +126,13 @@ class PoseResult:
     skeleton: Skeleton
     box_scores: np.ndarray | None = None
     published: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     def to_coco(self, image_id: int | str = 0, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO result rows: keypoints as x, y, score with COCO's pixel indices (ours minus 0.5)."""
+        """COCO result rows: keypoints as x, y, score with COCO's pixel indices (ours minus 0.5); "track_id" of tracks."""
         return [
             coco_result(
                 self.keypoints[i],
@@ -140,6 +142,7 @@ class PoseResult:
                 image_id,
                 category_id,
             )
+            | ({} if self.ids is None or self.ids[i] < 0 else {"track_id": int(self.ids[i])})
             for i in range(len(self))
         ]
 

@@ -17,11 +17,17 @@ def predict(
     weights: Annotated[
         Path, typer.Option(help="Run folder, weights file, exported .onnx file, or a name (see: lowpose weights).")
     ] = Path(shipped.DEFAULT),
-    boxes: Annotated[str, typer.Option(help="'whole' (one person fills each picture) or a JSON or CSV file of boxes.")] = "whole",
+    boxes: Annotated[
+        str, typer.Option(help="'whole' (one person a picture), a JSON, CSV or MOT file, or detector[:NAME].")
+    ] = "whole",
     out: Annotated[Path, typer.Option(help="Folder for results.json and the drawn pictures.")] = Path("poses"),
     draw: Annotated[bool, typer.Option(help="Draw the skeletons.")] = True,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a joint that is drawn.")] = 0.05,
-    min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out boxes with a lower score; 0.5 for detectors.")] = None,
+    detector_weights: Annotated[Path | None, typer.Option(help="File of the detector's weights; default its own.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; default its engine's choice.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Of onnxruntime, for .onnx files; may be repeated.")] = None,
+    engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino, for .onnx files.")] = None,
 ) -> None:
     """Predict poses in pictures, folders and videos.
 
@@ -30,14 +36,16 @@ def predict(
     from lowpose.predict import predict_sources
     from lowpose.runtime import load
 
+    options = {"threads": threads, "providers": provider or None, "engine": engine}
     report = predict_sources(
-        load(weights),
+        load(weights, **{name: value for name, value in options.items() if value is not None}),
         sources,
         boxes,
         results=out / "results.json",
         draw=out if draw else None,
         threshold=threshold,
         min_score=min_score,
+        detector_weights=detector_weights,
     )
     console.print(f"persons: {report.persons}, pictures or frames: {report.frames}; {out / 'results.json'}")
     if report.problems:

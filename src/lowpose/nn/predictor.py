@@ -8,16 +8,27 @@ import numpy as np
 import torch
 
 from lowpose.checkpoint import load_model
+from lowpose.errors import LowposeError
 from lowpose.runtime import PosePredictor
 
 
-def load_torch(path: str | Path, flip: bool | None = None, device: str | None = None) -> PosePredictor:
+def load_torch(
+    path: str | Path, flip: bool | None = None, device: str | None = None, threads: int | None = None
+) -> PosePredictor:
     """A predictor from weights or a run folder.
 
-    Args: flip: average with the mirror image; default as the recipe evaluates. device: default the GPU if there is one.
+    Args:
+        flip: average with the mirror image; default as the recipe evaluates. device: default the GPU if there is one.
+        threads: of torch in this process, as `torch.set_num_threads`; default as it is.
+
+    Raises: LowposeError for a file that is missing or not lowpose's, or threads below 1.
     """
+    if threads is not None and threads < 1:
+        raise LowposeError(f"threads = {threads}: give 1 or more")
     model, config = load_model(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if threads:
+        torch.set_num_threads(threads)
     model.to(device, memory_format=torch.channels_last)
     flip = config.eval.flip if flip is None else flip
 
