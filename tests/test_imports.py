@@ -16,7 +16,7 @@ WITHOUT_TORCH = """
     geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
     cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
-    data.get data.classes data.pictures data.check_classes
+    data.degradations data.get data.classes data.pictures data.check_classes
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 
@@ -62,11 +62,11 @@ ROOMS = [
     ["data"],
     ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
+    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page", "robustness_page"],
     ["teacher", "tasks"],
     ["nn.predictor", "evaluation"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench", "bias"],
+    ["training", "sheet", "explain", "export", "bench", "bias", "robustness"],
     ["comparison", "demo"],
     ["cli"],
     ["__main__"],
@@ -130,6 +130,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 def test_torch_is_imported_only_where_it_belongs():
     allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching", "bias"}
+    allowed |= {"robustness", "sweeping"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

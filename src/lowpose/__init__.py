@@ -32,6 +32,7 @@ _WHERE = {
     "load": "lowpose.runtime",
     "load_config": "lowpose.recipe_files",
     "load_data": "lowpose.data",
+    "measure_robustness": "lowpose.robustness",
     "read_image": "lowpose.images",
     "train": "lowpose.training",
     "write_image": "lowpose.images",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from lowpose.metrics.breakdown import breakdown
     from lowpose.recipe_files import load_config
     from lowpose.recipe_info import info
+    from lowpose.robustness import measure_robustness
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult
     from lowpose.skeletons import Skeleton, get_skeleton

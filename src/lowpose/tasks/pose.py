@@ -143,7 +143,7 @@ def break_down(
     report["heights"] = by_rendered_height(data, renders, found.keypoints, found.crop_scale, bootstrap=bootstrap)
     camera = config.input.camera
     drawn = {"blur": list(camera.blur), "noise": list(camera.noise), "jpeg": list(camera.jpeg), "seed": config.train.seed}
-    report["heights"]["camera"] = drawn
+    report["heights"]["camera"] = drawn | ({"motion": list(camera.motion)} if camera.motion[1] > 0 else {})
     return report
 
 
