@@ -84,6 +84,7 @@ RECIPES = [
     Case("camera heights the wrong way round", TRAIN + "input.resample=camera input.camera.height=[64,16]"),
     Case("camera height below zero", TRAIN + "input.camera.height=[-4,16]"),
     Case("JPEG quality above 100", TRAIN + "input.camera.jpeg=[60,160]"),
+    Case("camera whose movement ends before it begins", TRAIN + "input.resample=camera input.camera.motion=[4,2]"),
     Case("milestones that are no numbers", TRAIN + "train.milestones=[a]"),
     Case("override without =", TRAIN + "train.epochs"),
     Case("override into a value", TRAIN + "train.epochs.more=3"),

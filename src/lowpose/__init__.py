@@ -34,6 +34,7 @@ _WHERE = {
     "load_data": "lowpose.data",
     "measure_robustness": "lowpose.robustness",
     "read_image": "lowpose.images",
+    "sweep": "lowpose.sweeping",
     "train": "lowpose.training",
     "write_image": "lowpose.images",
 }
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult
     from lowpose.skeletons import Skeleton, get_skeleton
+    from lowpose.sweeping import sweep
     from lowpose.training import train
 
 

@@ -22,6 +22,7 @@ for name, verb in {
     "train": training.train,
     "eval": training.evaluate,
     "robustness": measuring.robustness,
+    "sweep": measuring.sweep,
     "predict": using.predict,
     "sheet": using.sheet,
     "explain": using.explain,
