@@ -29,7 +29,7 @@ def markdown(report: dict[str, Any], picture: str) -> str:
         "",
         *(f"- Relative {name} is not defined: {why}." for name, why in report["not_defined"].items()),
         *([f"- Pictures that could not be read: {len(report['skipped_pictures'])}."] if report["skipped_pictures"] else []),
-        "",
+        *([""] if report["not_defined"] or report["skipped_pictures"] else []),
         "## Mean relative accuracy",
         "",
         *_table(["operator", *report["overall"]], mean_rows(report)),
