@@ -85,6 +85,7 @@ RECIPES = [
     Case("camera heights the wrong way round", TRAIN + "input.resample=camera input.camera.height=[64,16]"),
     Case("camera height below zero", TRAIN + "input.camera.height=[-4,16]"),
     Case("JPEG quality above 100", TRAIN + "input.camera.jpeg=[60,160]"),
+    Case("camera whose movement ends before it begins", TRAIN + "input.resample=camera input.camera.motion=[4,2]"),
     Case("milestones that are no numbers", TRAIN + "train.milestones=[a]"),
     Case("override without =", TRAIN + "train.epochs"),
     Case("override into a value", TRAIN + "train.epochs.more=3"),
@@ -374,6 +375,22 @@ STUDIES = [
     Case("study into a file", "lowpose study bias --out boxes.json"),
     Case("full disk while a study is written", STUDY, patch=full_disk(".bias")),
 ]
+MEASURING = [
+    Case("robustness of weights that do not exist", "lowpose robustness none.safetensors"),
+    Case("robustness of a classifier", "lowpose robustness sorter --out new"),
+    Case("robustness on data of another skeleton", "lowpose robustness hand.safetensors --data coco:coco --out new", hand),
+    Case("robustness with an override of training", "lowpose robustness run train.epochs=3 --out new"),
+    Case(
+        "robustness on a full disk", "lowpose robustness run --persons 1 --bootstrap 0 --out new", patch=full_disk(".robustness")
+    ),
+    Case("sweep over the same weights twice", "lowpose sweep run run/weights.safetensors --out new"),
+    Case("sweep at a size that no model has", "lowpose sweep run --sizes 16,64 --out new"),
+    Case("sweep at no size", "lowpose sweep run --sizes 0 --out new"),
+    Case("sweep at sizes that are no numbers", "lowpose sweep run --sizes 16,large --out new"),
+    Case("sweep at heights that fall", "lowpose sweep run --heights 32,16 --out new"),
+    Case("sweep over no models", ">>> lowpose.sweep([])"),
+    Case("sweep with no timing", ">>> lowpose.sweep(['run'], rounds=0)"),
+]
 CASES = {
     "Recipes": RECIPES,
     "Data": DATA,
@@ -383,6 +400,7 @@ CASES = {
     "Pictures and boxes": PICTURES,
     "Pictures in classes": CLASSES,
     "Integral regression and the study of its bias": STUDIES,
+    "Robustness and sweeps": MEASURING,
 }
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())

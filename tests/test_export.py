@@ -108,7 +108,7 @@ def test_what_the_file_says_about_itself(exported):
     assert about["version"] == lowpose.__version__ and about["name"] == "made-up" and about["flip"] is True
     assert about["input"] == {
         "size": [48, 64], "padding": 1.25, "resample": "area",
-        "camera": {"height": [32, 32], "blur": [0.4, 0.8], "noise": [0, 4], "jpeg": [60, 95]},
+        "camera": {"height": [32, 32], "blur": [0.4, 0.8], "noise": [0, 4], "jpeg": [60, 95], "motion": [0, 0]},
     }  # fmt: skip
     assert about["skeleton"]["keypoints"] == list(LSP14.keypoints) and about["head"]["split"] == 2.0
     assert about["licence"] == {"code": "Apache-2.0", "trained_on": "synthetic"} and about["weights_sha256"] == sha256(weights)

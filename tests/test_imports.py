@@ -13,9 +13,9 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics detectors pipeline engines runtime predict sources boxes cards config
+    geometry images skeletons samples draw metrics detectors pipeline engines runtime predict sources boxes cards config shipped
     recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco data.mpii
-    data.crowdpose data.lsp data.synthetic data.check data.get data.classes data.pictures data.check_classes
+    data.crowdpose data.lsp data.synthetic data.check data.degradations data.get data.classes data.pictures data.check_classes
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 
@@ -57,17 +57,19 @@ def test_without_torch_training_is_one_line():
 # The rooms from top to bottom; modules of one line may use each other.
 ROOMS = [
     ["errors"],
-    ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
+    ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples", "shipped"],
     ["data"],
     ["metrics", "draw", "boxes", "detectors", "sources", "pipeline", "cards", "progress", "listing"],
     ["engines", "runtime", "predict"],
     ["nn"],
-    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
+    ["layers", "loader", "checkpoint", "recipe_info", "quantisation", "export_proof"],
+    ["plots", "breakdown_page", "bias_page", "robustness_page", "sweep_page"],
     ["teacher", "tasks"],
     ["nn.predictor", "evaluation"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench", "bias"],
+    ["training", "sheet", "explain", "export", "bench", "bias", "robustness", "sweeping"],
     ["comparison", "demo"],
+    ["export_reduced"],
     ["cli"],
     ["__main__"],
 ]
@@ -130,6 +132,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 def test_torch_is_imported_only_where_it_belongs():
     allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching", "bias"}
+    allowed |= {"robustness", "sweeping"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -45,6 +45,10 @@ def page(cards: dict[str, dict]) -> str:
         "**not run** here.",
         "",
         "- [cdkd.md](cdkd.md), [kdgf.md](kdgf.md), [mgil.md](mgil.md): studies of each method on LSPET",
+        "- [robustness of the 64 pixel network](robustness/lspet_simcc_hrnet-w18-small_64/robustness.md), and of the",
+        "  [token network](robustness/lspet_tokenpose_hrnet-w18-small_64/robustness.md) on 300 persons: "
+        "[robustness.md](../robustness.md)",
+        "- [sizes and models](sweep/sweep.md) by accuracy and cost on 300 persons: [sweep.md](../sweep.md)",
         "- [benchmarks.md](benchmarks.md): loader, training, distillation, mixers",
     ]
     return "\n".join(lines) + "\n"

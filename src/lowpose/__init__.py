@@ -37,7 +37,9 @@ _WHERE = {
     "load_data": "lowpose.data",
     "load_detector": "lowpose.detectors",
     "predict_sources": "lowpose.predict",
+    "measure_robustness": "lowpose.robustness",
     "read_image": "lowpose.images",
+    "sweep": "lowpose.sweeping",
     "train": "lowpose.training",
     "write_image": "lowpose.images",
 }
@@ -59,10 +61,12 @@ if TYPE_CHECKING:
     from lowpose.predict import predict_sources
     from lowpose.recipe_files import load_config
     from lowpose.recipe_info import info
+    from lowpose.robustness import measure_robustness
     from lowpose.runtime import load
     from lowpose.samples import PersonSample, PoseData, PoseResult
     from lowpose.shipped import list_weights
     from lowpose.skeletons import Skeleton, get_skeleton
+    from lowpose.sweeping import sweep
     from lowpose.training import train
 
 

@@ -131,9 +131,10 @@ def _about(report: dict[str, Any]) -> list[str]:
     ]
     if "heights" in report:
         c = report["heights"]["camera"]
+        moved = f", movement {_span(c['motion'])} pixels" if "motion" in c else ""
         lines.append(
             f"Rendered heights: `camera` resampling, blur {_span(c['blur'])} pixels, noise {_span(c['noise'])} grey levels, "
-            f"JPEG quality {_span(c['jpeg'])}, drawn for every person from seed {c['seed']}."
+            f"JPEG quality {_span(c['jpeg'])}{moved}, drawn for every person from seed {c['seed']}."
         )
     return lines
 

@@ -50,7 +50,7 @@ def make_card(
             "epochs": config.train.epochs,
             "seed": config.train.seed,
         },
-        "measured_on": _measured_on(data),
+        "measured_on": measured_on(data),
         "input": {"size": list(config.input.size), "padding": config.input.padding, "resample": config.input.resample},
         "flip_test": config.eval.flip,
         "metrics": report["metrics"],
@@ -69,7 +69,7 @@ def make_card(
     return card | facts
 
 
-def _measured_on(data: PoseData | ClassData) -> dict[str, Any]:
+def measured_on(data: PoseData | ClassData) -> dict[str, Any]:
     where = {"kind": data.kind, "split": data.split}
     if isinstance(data, ClassData):
         return where | {"pictures": len(data), "classes": len(data.classes)}

@@ -53,10 +53,11 @@ class CameraConfig(Strict):
     blur: tuple[float, float] = (0.4, 0.8)  # Gaussian sigma, far-camera pixels
     noise: tuple[float, float] = (0.0, 4.0)  # standard deviation, grey levels
     jpeg: tuple[int, int] = (60, 95)  # quality
+    motion: tuple[float, float] = (0.0, 0.0)  # length of a movement in any direction, far-camera pixels; [0, 0]: it stands still
 
     @model_validator(mode="after")
     def _ranges(self):
-        for name, least, most in (("height", 2, 4096), ("blur", 0, 100), ("noise", 0, 255), ("jpeg", 1, 100)):
+        for name, least, most in (("height", 2, 4096), ("blur", 0, 100), ("noise", 0, 255), ("jpeg", 1, 100), ("motion", 0, 100)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(f"{name} must be [least, most] within {least} to {most}, not [{low}, {high}]")

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
+from scipy.integrate import quad
 
 from lowpose.config import CameraConfig, InputConfig
-from lowpose.data.resample import cut, degrade, render
+from lowpose.data.resample import (
+    blurred,
+    coarse_size,
+    compressed,
+    cut,
+    degrade,
+    enlarge,
+    motion_blurred,
+    motion_kernel,
+    noisy,
+    render,
+)
 from lowpose.geometry import compose, crop_matrix, reduction, scaling, to_opencv, transform
 
 
@@ -186,3 +201,82 @@ def test_cut_fills_with_zeros():
     assert out.shape == (8, 8, 3) and np.array_equal(out[1:6, 2:6], image) and int(out.sum()) == int(image.sum())
     assert np.array_equal(cut(image, (11, 21, 13, 23), (10, 20)), image[1:3, 1:3])
     assert not cut(image, (50, 50, 53, 52)).any()
+
+
+# --- the camera's operators -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length,angle", [(4.0, 0.0), (7.0, 90.0), (5.5, 30.0), (12.0, 140.0)])
+def test_motion_blur_is_the_mean_of_moved_pictures(length, angle):
+    image = natural((80, 70), seed=3)
+    steps = (np.arange(400) + 0.5) / 400 - 0.5
+    dx, dy = length * math.cos(math.radians(angle)), length * math.sin(math.radians(angle))
+    moved = [ndimage.shift(image.astype(float), (t * dy, t * dx, 0), order=1, mode="mirror") for t in steps]
+    inside = (slice(10, -10), slice(10, -10))
+    assert np.abs(motion_blurred(image, length, angle)[inside] - np.mean(moved, axis=0)[inside]).max() <= 0.6
+    assert motion_blurred(image, 0.0, angle) is image
+
+
+def test_motion_kernel_in_closed_form():
+    """Along an axis a pixel's share is the integral of its hat function over the line."""
+    for length in (2.0, 4.0, 5.0):
+        kernel = motion_kernel(length, 0.0)
+        middle = len(kernel) // 2
+        hat = [quad(lambda t, i=i: max(1 - abs(t - i), 0), -length / 2, length / 2, points=range(-4, 5))[0] for i in range(-4, 5)]
+        wanted = np.array(hat)[4 - middle : 5 + middle] / length
+        assert np.abs(kernel[middle] - wanted).max() < 2e-4 and kernel.sum() == pytest.approx(1)
+        assert np.abs(np.delete(kernel, middle, axis=0)).max() < 1e-6
+
+
+def test_motion_goes_clockwise_as_seen():
+    spot = np.zeros((41, 41, 3), np.uint8)
+    spot[20, 20] = 255
+    ys, xs = np.nonzero(motion_blurred(spot, 20.0, 30.0)[..., 0])
+    assert np.rad2deg(np.arctan2((ys - 20) @ (xs - 20), (xs - 20) @ (xs - 20))) == pytest.approx(30, abs=3)
+
+
+@pytest.mark.parametrize("motion", [(0.0, 0.0), (3.0, 6.0)])
+def test_numbers_that_a_camera_draws(motion):
+    """Height, blur, noise and quality, then length and direction only of a camera that moves, then the noise."""
+    image, size = natural(), (64, 64)
+    settings = CameraConfig(height=(20, 20), motion=motion)
+    used, by_hand = np.random.default_rng(5), np.random.default_rng(5)
+    out = crop(image, crop_matrix([60, 30, 60, 100], size), size, used, resample="camera", camera=settings)
+    by_hand.uniform(), by_hand.uniform(), by_hand.uniform(), by_hand.integers(60, 96)
+    if motion[1]:
+        by_hand.uniform(), by_hand.uniform()
+    side = math.ceil(64 * 0.2 * 125 / 64)  # a fifth of the person's height, of a crop that shows 125 picture pixels
+    by_hand.normal(0, 1, (side, side, 3))
+    assert used.bit_generator.state == by_hand.bit_generator.state
+    still = crop(image, crop_matrix([60, 30, 60, 100], size), size, np.random.default_rng(5), resample="camera",
+                 camera=settings.model_copy(update={"motion": (0.0, 0.0)}))  # fmt: skip
+    assert np.array_equal(out, still) == (motion[1] == 0)
+
+
+@pytest.mark.parametrize("quality", [5, 40, 90])
+def test_jpeg_is_that_of_another_library(quality):
+    image, held = natural((64, 48)), io.BytesIO()
+    Image.fromarray(image).save(held, "JPEG", quality=quality)
+    theirs = np.asarray(Image.open(held)).astype(int)
+    assert np.abs(compressed(image, quality) - theirs).max() <= 2
+
+
+def test_operators_against_scipy_and_their_order():
+    image, rng = natural((64, 48)), np.random.default_rng(1)
+    wanted = ndimage.gaussian_filter(image.astype(float), (1.5, 1.5, 0), mode="mirror", truncate=6)
+    assert np.abs(blurred(image, 1.5) - wanted).max() <= 1.5
+    grain = noisy(np.full((90, 90, 3), 128, np.uint8), 20.0, rng).astype(float) - 128
+    assert grain.std() == pytest.approx(20, rel=0.03) and abs(grain.mean()) < 0.5
+    at_once = degrade(image, 1.0, 9.0, 50, np.random.default_rng(2), (5.0, 70.0))
+    in_turn = compressed(noisy(blurred(motion_blurred(image, 5.0, 70.0), 1.0), 9.0, np.random.default_rng(2)), 50)
+    assert np.array_equal(at_once, in_turn)
+
+
+@pytest.mark.parametrize("k", [1.0, 0.75, 0.5, 0.3])
+def test_enlarging_keeps_positions(k):
+    size = (48, 40)
+    small = natural(coarse_size(size, k), seed=2)
+    assert small.shape[:2] == (math.ceil(40 * k), math.ceil(48 * k))
+    ys, xs = np.meshgrid((np.arange(40) + 0.5) * k - 0.5, (np.arange(48) + 0.5) * k - 0.5, indexing="ij")
+    wanted = [ndimage.map_coordinates(small[..., c].astype(float), [ys, xs], order=1, mode="nearest") for c in range(3)]
+    assert np.abs(enlarge(small, k, size) - np.stack(wanted, -1)).max() <= 3  # OpenCV rounds positions to 1/32 pixel

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lowpose.cli import data, listing, study, training, using
+from lowpose.cli import data, listing, measuring, study, training, using
 from lowpose.cli.printing import Lines, fail
 from lowpose.errors import LowposeError
 
@@ -22,6 +22,8 @@ for name, verb in {
     "info": listing.info,
     "train": training.train,
     "eval": training.evaluate,
+    "robustness": measuring.robustness,
+    "sweep": measuring.sweep,
     "predict": using.predict,
     "sheet": using.sheet,
     "explain": using.explain,

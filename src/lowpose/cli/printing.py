@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lowpose.errors import LowposeError
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -28,6 +30,14 @@ class Lines(logging.Handler):
 
 def say(colour: str, what: str, message: str) -> None:
     errors.print(f"[{colour}]{what}:[/{colour}] {escape(' '.join(message.split()))}", soft_wrap=True, highlight=False)
+
+
+def whole_numbers(option: str, text: str, example: str) -> list[int]:
+    """'16,24' -> [16, 24]. Raises: LowposeError naming the option."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LowposeError(f"{option} {text}: give whole numbers, as {example}") from None
 
 
 def fail(message: str, code: int) -> None:

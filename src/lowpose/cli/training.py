@@ -9,8 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from lowpose.cli.printing import Overrides, command_line, console, say
-from lowpose.errors import LowposeError
+from lowpose.cli.printing import Overrides, command_line, console, say, whole_numbers
 
 MAIN_METRICS = ("AP", "top-1", "PCKh@0.5", "PCKh@0.1", "PCK@0.2", "pck_neck_head@0.5", "EPE_crop")  # of a narrow table
 
@@ -82,19 +81,12 @@ def evaluate(
         bootstrap=bootstrap,
         command=command_line(),
         breakdown=breakdown,
-        heights=_whole_numbers("--heights", heights, "16,24,32") if heights is not None else (),
+        heights=whole_numbers("--heights", heights, "16,24,32") if heights is not None else (),
         sizes=sizes,
     )
     _print_card(card)
     if breakdown:
         _print_breakdown(card["breakdown"])
-
-
-def _whole_numbers(option: str, text: str, example: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LowposeError(f"{option} {text}: give whole numbers, as {example}") from None
 
 
 def _print_breakdown(report: dict[str, Any]) -> None:
@@ -146,7 +138,7 @@ def compare(
     from lowpose.comparison import compare as run
 
     chosen = [n for n in names if "=" not in n]
-    result = run(chosen, _whole_numbers("--seeds", seeds, "0,1,2"), out, [n for n in names if "=" in n], bootstrap)
+    result = run(chosen, whole_numbers("--seeds", seeds, "0,1,2"), out, [n for n in names if "=" in n], bootstrap)
     metrics = [n for n in result["rows"][0]["metrics"] if n in MAIN_METRICS]
     table = Table(Column("recipe", overflow="fold"), "params M", "GMAC", *metrics)
     for row in result["rows"]:

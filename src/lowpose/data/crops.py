@@ -76,18 +76,29 @@ class CropReader:
                 if self.settings.resample == "camera"
                 else None
             )
-            image = self._render(index, matrix, size, rng)
+            image = self.pixels(index, matrix, size, rng)
         except LowposeError as e:
             black = np.zeros((size[1], size[0], 3), np.uint8)
             return Crop(black, keypoints, np.zeros_like(weight), matrix, index, str(e))
         return Crop(recolour(image, draw.colour), keypoints, weight, matrix, index)
 
-    def _render(self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None) -> np.ndarray:
+    def pixels(
+        self,
+        index: int,
+        matrix: np.ndarray,
+        size: Size,
+        rng: np.random.Generator | None,
+        settings: InputConfig | None = None,
+    ) -> np.ndarray:
+        """(h, w, 3) uint8: what `matrix`, picture -> crop of `size`, shows of a person's picture.
+
+        Args: rng: of the far camera. settings: whose resampling it is, default the reader's.
+        """
         factor = self.cache.factor(index) if self.cache is not None else 1
         height = float(self.data.samples[index].box[3]) / max(factor, 1)
         if factor > 1:
             matrix = compose(matrix, scaling(factor, factor))
-        return render(lambda window: self._window(index, window, factor), matrix, self.settings, size, height, rng)
+        return render(lambda window: self._window(index, window, factor), matrix, settings or self.settings, size, height, rng)
 
     def _window(self, index: int, window, factor: int) -> np.ndarray:
         held = self.cache.window(index, window) if self.cache is not None else None

@@ -7,6 +7,8 @@ At 32 pixels this decides the result, so it is a setting that cards state:
 - `paper`: one bilinear warp from the full picture, as published code does. It aliases.
 - `camera`: the person is first brought down to a chosen height with the blur, noise and JPEG of a far
   camera, then resized to the crop.
+
+The operators of that camera (`motion_blurred`, `blurred`, `noisy`, `compressed`) are those that `lowpose robustness` measures.
 """
 
 from __future__ import annotations
@@ -77,24 +79,71 @@ def _camera(source: Source, matrix: np.ndarray, size: Size, camera: CameraConfig
     height = float(np.exp(rng.uniform(low, high)))
     blur, noise = rng.uniform(*camera.blur), rng.uniform(*camera.noise)
     quality = int(rng.integers(camera.jpeg[0], camera.jpeg[1] + 1))
+    motion = (rng.uniform(*camera.motion), rng.uniform(0, 180)) if camera.motion[1] > 0 else (0.0, 0.0)
     shrink = min(1.0, height / max(person_height, 1.0))  # a person who is smaller already stays as small
     k = max(shrink * reduction(matrix), 4 / min(size))  # far-camera pixels per crop pixel
     far_size = (math.ceil(size[0] * k), math.ceil(size[1] * k))
     far = _area(source, compose(scaling(k, k), matrix), far_size)
-    far = degrade(far, blur, noise, quality, rng)
-    back = to_opencv(scaling(1 / k, 1 / k))
+    far = degrade(far, blur, noise, quality, rng, motion)
     if k <= 1:
-        return cv2.warpAffine(far, back, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return enlarge(far, k, size)
     edge = 4  # as far as a window can reach over the border; there is no black frame around the far picture
     wide = np.pad(far, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
     return _area(lambda window: cut(wide, window, (-edge, -edge)), scaling(1 / k, 1 / k), size)
 
 
-def degrade(image: np.ndarray, blur: float, noise: float, quality: int, rng: np.random.Generator) -> np.ndarray:
-    """A far camera's blur (Gaussian sigma, pixels), noise (standard deviation, grey levels) and JPEG quality."""
-    out = cv2.GaussianBlur(image, (0, 0), blur) if blur > 0 else image
-    if noise > 0:
-        out = np.clip(out + rng.normal(0, noise, out.shape), 0, 255).round().astype(np.uint8)
-    ok, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+def coarse_size(size: Size, k: float) -> Size:
+    """Of the picture that holds a crop of `size` at k of its resolution: pixels that begin in it."""
+    return math.ceil(size[0] * k - 1e-9), math.ceil(size[1] * k - 1e-9)
+
+
+def enlarge(image: np.ndarray, k: float, size: Size) -> np.ndarray:
+    """A crop rendered at k <= 1 of its resolution, to its `size` (width, height), bilinearly; the crop's x is k x there."""
+    back = to_opencv(scaling(1 / k, 1 / k))
+    return cv2.warpAffine(image, back, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def degrade(
+    image: np.ndarray,
+    blur: float,
+    noise: float,
+    quality: int,
+    rng: np.random.Generator,
+    motion: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
+    """A far camera: its movement (length, angle), its blur, its noise and its JPEG, in this order; (h, w, 3) uint8."""
+    return compressed(noisy(blurred(motion_blurred(image, *motion), blur), noise, rng), quality)
+
+
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian of `sigma` pixels."""
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
+
+
+def motion_blurred(image: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """An even movement of `length` pixels while the shutter is open, `angle` degrees clockwise from the x axis as seen."""
+    return cv2.filter2D(image, -1, motion_kernel(length, angle)) if length > 0 else image
+
+
+def motion_kernel(length: float, angle: float) -> np.ndarray:
+    """(n, n) float32, sum 1, n odd: a line through the middle, each of its points shared among the four nearest pixels."""
+    reach = math.ceil(length / 2) + 1
+    along = (np.arange(64 * reach) + 0.5) / (64 * reach) - 0.5
+    x, y = along * length * np.cos(np.deg2rad(angle)), along * length * np.sin(np.deg2rad(angle))
+    pixels = np.arange(-reach, reach + 1)
+    share_x, share_y = (np.maximum(1 - np.abs(at[:, None] - pixels), 0) for at in (x, y))
+    return (share_y.T @ share_x / len(along)).astype(np.float32)
+
+
+def noisy(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise, grey levels, drawn for each pixel and colour."""
+    if deviation <= 0:
+        return image
+    return np.clip(image + rng.normal(0, deviation, image.shape), 0, 255).round().astype(np.uint8)
+
+
+def compressed(image: np.ndarray, quality: int) -> np.ndarray:
+    """Through JPEG, quality 1 to 100."""
+    ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert ok, "OpenCV writes JPEG"
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]

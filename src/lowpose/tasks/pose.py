@@ -18,6 +18,7 @@ from lowpose.config import CacheConfig, RunConfig, validation_split
 from lowpose.data import load_data
 from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
+from lowpose.data.degradations import CoarseReader
 from lowpose.errors import LowposeError
 from lowpose.files import whole
 from lowpose.geometry import invert, reduction, transform
@@ -89,26 +90,38 @@ class Predictions:
     skipped: list[str]
 
 
-def predict_split(model: PoseModel, data: PoseData, config: RunConfig, device: str | torch.device | None = None) -> Predictions:
-    """Plain crops of every person of a split through the model, with the flip test if the recipe has it."""
+def predict_split(
+    model: PoseModel,
+    data: PoseData,
+    config: RunConfig,
+    device: str | torch.device | None = None,
+    reader: CropReader | None = None,
+) -> Predictions:
+    """Plain crops of every person of a split through the model, with the flip test if the recipe has it.
+
+    `reader`: what cuts the crops, default as the recipe says.
+    """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     training, model = model.training, model.to(device).eval()
 
     def infer(images: torch.Tensor) -> tuple[np.ndarray, ...]:
         return tuple(v.cpu().numpy() for v in model.predict(images.to(device), flip=config.eval.flip))
 
-    found = predict_crops(infer, data, config)
+    found = predict_crops(infer, data, config, reader)
     model.train(training)
     return found
 
 
-def predict_crops(infer: Callable[[torch.Tensor], tuple[np.ndarray, ...]], data: PoseData, config: RunConfig) -> Predictions:
-    """Plain crops of every person of a split through anything that reads them.
+def predict_crops(
+    infer: Callable[[torch.Tensor], tuple[np.ndarray, ...]], data: PoseData, config: RunConfig, reader: CropReader | None = None
+) -> Predictions:
+    """Plain crops of every person of a split through anything that reads them; `reader` as in `predict_split`.
 
     `infer`: (B, 3, h, w) uint8 RGB, channels last in memory -> keypoints (B, K, 2) crop pixels, scores, published (B, K).
     """
-    cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
-    reader = CropReader(data, config.input, None, config.train.seed, cache)
+    if reader is None:
+        cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
+        reader = CropReader(data, config.input, None, config.train.seed, cache)
     loader = evaluation_batches(reader, config.eval.batch_size, config.train.workers)
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: list[str] = []
@@ -149,15 +162,33 @@ def break_down(
     report = breakdown(data, found.keypoints, found.crop_scale, sizes=sizes, bootstrap=bootstrap)
     if not heights:
         return report
+    report["heights"] = at_heights(model, config, data, found, heights, bootstrap)
+    return report
+
+
+def at_heights(
+    model: PoseModel,
+    config: RunConfig,
+    data: PoseData,
+    found: Predictions,
+    heights: Sequence[int],
+    bootstrap: int = 1000,
+    share: float = 1.0,
+) -> dict[str, Any]:
+    """`metrics.by_rendered_height` of the model at each of the heights, and the 'camera' that brought persons down to them.
+
+    `share`: of the resolution that the crops are rendered at before they are enlarged to the input (`CoarseReader`).
+    """
     tallest = box_heights(data)[has_labels(data)].max(initial=0)
-    renders = {
-        h: predict_split(model, data, at_height(config, h)).keypoints if h <= tallest else np.zeros((0, 0, 2)) for h in heights
-    }
-    report["heights"] = by_rendered_height(data, renders, found.keypoints, found.crop_scale, bootstrap=bootstrap)
+    renders = {}
+    for h in heights:
+        there = at_height(config, h)
+        reader = CoarseReader(data, there.input, config.train.seed, share)
+        renders[h] = predict_split(model, data, there, reader=reader).keypoints if h <= tallest else np.zeros((0, 0, 2))
+    report = by_rendered_height(data, renders, found.keypoints, found.crop_scale, bootstrap=bootstrap)
     camera = config.input.camera
     drawn = {"blur": list(camera.blur), "noise": list(camera.noise), "jpeg": list(camera.jpeg), "seed": config.train.seed}
-    report["heights"]["camera"] = drawn
-    return report
+    return report | {"camera": drawn | ({"motion": list(camera.motion)} if camera.motion[1] > 0 else {})}
 
 
 def at_height(config: RunConfig, height: int) -> RunConfig:
