@@ -62,7 +62,7 @@ def test_torch_and_the_file_agree():
 def test_a_picture_is_enough(tmp_path):
     data = load_data("synthetic", split="test", options={"count": 1})
     lowpose.write_image(tmp_path / "photo.png", data.read(data.samples[0].image))
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['lowpose', 'predict', 'photo.png']; import lowpose.cli as c; c.main()"
+    code = "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['predict', 'photo.png']; import lowpose.cli as c; c.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "poses" / "results.json").read_text())
