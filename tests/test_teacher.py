@@ -390,3 +390,14 @@ def test_a_heatmap_teacher_teaches_maps(tmp_path):
     run = Run(taught(heat, {"sape": {}}), tmp_path / "run", False)
     values, _ = run._step(batches(run, 1)[0])
     assert 0 < values["sape"] < 2
+
+
+def test_a_far_camera_is_the_students_alone(tmp_path, teacher):
+    """The teacher sees the view as sharp as before, live and from its cache, which serves both."""
+    near, far = (batches(open_run(tmp_path, teacher, keep="none", augment={"camera": share}), 3) for share in (0.0, 1.0))
+    for a, b in zip(near, far, strict=True):
+        assert torch.equal(a.keypoints, b.keypoints) and not torch.equal(a.images, b.images)
+        assert torch.equal(a.teacher["images"], b.teacher["images"])
+    for share in (0.0, 1.0):
+        open_run(tmp_path, teacher, augment={"camera": share})
+    assert len([p for p in (tmp_path / "cache").iterdir() if p.name.startswith("teacher")]) == 1

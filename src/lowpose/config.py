@@ -83,6 +83,7 @@ class AugmentConfig(Strict):
     shift: float = Field(0.0, ge=0, lt=1)  # of the box, uniform, as a share of its padded extent
     whole_pixels: bool = False  # shifts by whole crop pixels, each equally likely: a window of the picture in a black border
     colour: float = Field(0.0, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- colour
+    camera: float = Field(0.0, ge=0, le=1)  # share of views that input.camera's far camera makes; a teacher's are never
     views: int | None = Field(None, ge=1)  # so many views of each person, taken in turn by epoch; null: a new one each epoch
     seed: int | None = Field(None, ge=0)  # of the views; null: train.seed
 
@@ -229,7 +230,7 @@ CLASSIFICATION: dict[str, Any] = {
     "eval": {"flip": False},
 }
 POSE_ONLY = (
-    *("data.boxes", "data.skeleton", "augment.half_body", "augment.half_body_joints", "cache"),
+    *("data.boxes", "data.skeleton", "augment.half_body", "augment.half_body_joints", "augment.camera", "cache"),
     *("model.neck", "model.deconv", "model.tokens", "teacher", "distill", "eval.nms", "eval.keypoint_threshold"),
 )
 
@@ -292,6 +293,8 @@ class RunConfig(Strict):
             raise ValueError(f"distill.{self.methods[0]} needs a teacher: teacher=RUN_OR_WEIGHTS")
         if self.teacher is not None and not self.methods:
             raise ValueError("a teacher needs a method of distillation, as distill.cca.weight=1")
+        if self.augment.camera and self.input.resample == "camera":
+            raise ValueError("augment.camera: with input.resample=camera all views are a far camera's; leave it out")
         if self.teacher is not None and self.augment.whole_pixels:
             raise ValueError("augment.whole_pixels: a teacher's crop has other pixels and would show another view; leave it out")
         return self

@@ -100,7 +100,8 @@ class Teacher:
         """Crops of the student's views at the teacher's own size and resampling."""
         own = self.config.input.model_copy(update={"padding": config.input.padding})
         cache = open_cache(data, own, config.augment, config.cache) if config.cache.dir else None
-        return CropReader(data, own, config.augment, config.train.seed, cache)
+        sharp = config.augment.model_copy(update={"camera": 0.0})  # the far camera is the student's alone
+        return CropReader(data, own, sharp, config.train.seed, cache)
 
 
 class TeacherCache:
@@ -154,7 +155,7 @@ def _facts(teacher: Teacher, data: PoseData, config: RunConfig, reader: CropRead
         "teacher": {"sha256": teacher.sha256, "precision": teacher.precision, "flip": teacher.settings.flip},
         "crops": facts_of(data, reader.settings, config.augment, config.cache),
         "input": reader.settings.model_dump(mode="json"),
-        "augment": config.augment.model_dump(mode="json", exclude={"views", "seed"}),
+        "augment": config.augment.model_dump(mode="json", exclude={"views", "seed", "camera"}),
         "skeleton": data.skeleton.to_dict(),  # half-body views depend on it
         "seed": reader.seed,
     }

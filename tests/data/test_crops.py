@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lowpose.config import AugmentConfig, InputConfig
+from lowpose.config import AugmentConfig, CameraConfig, InputConfig
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.geometry import crop_matrix
@@ -87,6 +87,25 @@ def test_declared_views_return(resample):
         assert same(shown[e], five.crop(0, e % 3))
     assert len({reader(None).crop(0, e).matrix.tobytes() for e in range(9)}) == 9
     assert same(reader(3, seed=3).crop(0, 1), shown[1]) and not same(reader(3, seed=4).crop(0, 1), shown[1])
+
+
+def test_a_share_of_views_is_a_far_cameras():
+    """These have another crop's pixels and its keypoints; all others are as they were, to the bit."""
+
+    def crops(share, **more):
+        augment = AugmentConfig(scale=0.2, rotation=30, colour=0.3, camera=share, **more)
+        settings = InputConfig(size=(48, 64), camera=CameraConfig(height=(16, 24)))
+        return [CropReader(spots(), settings, augment, seed=3).crop(0, epoch) for epoch in range(400)]
+
+    plain, some, every = crops(0.0), crops(0.25), crops(1.0)
+    far = np.array([not np.array_equal(a.image, b.image) for a, b in zip(plain, some, strict=True)])
+    assert 70 <= far.sum() <= 130  # 100 expected, three deviations are 26
+    for i, (a, b, c) in enumerate(zip(plain, some, every, strict=True)):
+        assert np.array_equal(a.keypoints, b.keypoints) and np.array_equal(a.matrix, c.matrix)
+        assert np.array_equal(b.image, c.image if far[i] else a.image) and not np.array_equal(a.image, c.image)
+    sharpness = [np.mean([np.abs(np.diff(c.image.astype(float), axis=1)).max() for c in group]) for group in (plain, every)]
+    assert sharpness[1] < 0.8 * sharpness[0]
+    assert len({c.image.tobytes() for c in crops(1.0, views=2)}) == 2
 
 
 def test_the_views_have_a_seed_of_their_own():

@@ -71,16 +71,22 @@ class CropReader:
         matrix = draw.matrix(size, self.settings.padding)
         keypoints, weight = view_keypoints(sample, matrix, draw.flip, self.data.skeleton)
         try:
-            rng = (
-                generator(self.seed, *declared(self.augment, epoch, index, view), "pixels")
-                if self.settings.resample == "camera"
-                else None
-            )
-            image = self.pixels(index, matrix, size, rng)
+            image = self.pixels(index, matrix, size, *self._rendering(index, epoch, view))
         except LowposeError as e:
             black = np.zeros((size[1], size[0], 3), np.uint8)
             return Crop(black, keypoints, np.zeros_like(weight), matrix, index, str(e))
         return Crop(recolour(image, draw.colour), keypoints, weight, matrix, index)
+
+    def _rendering(self, index: int, epoch: int, view: int) -> tuple[np.random.Generator | None, InputConfig]:
+        """What makes a view's pixels: the far camera's draws, where one does, and the settings."""
+        share = self.augment.camera if self.augment is not None else 0
+        if self.settings.resample != "camera" and not share:
+            return None, self.settings
+        rng = generator(self.seed, *declared(self.augment, epoch, index, view), "pixels")
+        if self.settings.resample == "camera":
+            return rng, self.settings
+        far = rng.random() < share
+        return (rng, self.settings.model_copy(update={"resample": "camera"})) if far else (None, self.settings)
 
     def pixels(
         self,
