@@ -360,6 +360,14 @@ STUDIES = [
     Case("study into a file", "lowpose study bias --out boxes.json"),
     Case("full disk while a study is written", STUDY, patch=full_disk(".bias")),
 ]
+CALIBRATE = "lowpose calibrate "
+CALIBRATION = [
+    Case("calibration of weights that do not exist", CALIBRATE + "none"),
+    Case("calibration of a classifier", CALIBRATE + "sorter"),
+    Case("calibration within a radius of zero", CALIBRATE + "run --radius 0"),
+    Case("calibrated weights that are no weights file", CALIBRATE + "run --to run.bin"),
+    Case("calibration on other keypoints", CALIBRATE + "run --data lsp:lsp --split train"),
+]
 CASES = {
     "Recipes": RECIPES,
     "Data": DATA,
@@ -369,6 +377,7 @@ CASES = {
     "Pictures and boxes": PICTURES,
     "Pictures in classes": CLASSES,
     "Integral regression and the study of its bias": STUDIES,
+    "Calibration": CALIBRATION,
 }
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())

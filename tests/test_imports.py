@@ -13,8 +13,8 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics runtime predict sources boxes cards config recipe_files registry files listing
-    cli
+    geometry images skeletons samples draw metrics runtime confidence predict sources boxes cards config recipe_files registry
+    files listing cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
     data.get data.classes data.pictures data.check_classes
 """
@@ -60,13 +60,13 @@ ROOMS = [
     ["errors"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
     ["data"],
-    ["metrics", "draw", "boxes", "sources", "cards", "runtime", "predict", "progress", "listing"],
+    ["metrics", "draw", "boxes", "sources", "cards", "confidence", "runtime", "predict", "progress", "listing"],
     ["nn"],
-    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page"],
+    ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page", "calibration_page"],
     ["teacher", "tasks"],
     ["nn.predictor", "evaluation"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench", "bias"],
+    ["training", "sheet", "explain", "export", "bench", "bias", "calibration"],
     ["comparison", "demo"],
     ["cli"],
     ["__main__"],

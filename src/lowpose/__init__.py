@@ -22,6 +22,7 @@ _WHERE = {
     "RunConfig": "lowpose.config",
     "Skeleton": "lowpose.skeletons",
     "breakdown": "lowpose.metrics.breakdown",
+    "calibrate": "lowpose.calibration",
     "compare": "lowpose.comparison",
     "draw_poses": "lowpose.draw",
     "evaluate": "lowpose.evaluation",
@@ -39,6 +40,7 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from lowpose.calibration import calibrate
     from lowpose.comparison import compare
     from lowpose.config import RunConfig
     from lowpose.data import load_data

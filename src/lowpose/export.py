@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowpose import __version__, registry
 from lowpose.cards import sha256
-from lowpose.checkpoint import load_model, weights_path
+from lowpose.checkpoint import describe_weights, load_model, weights_path
 from lowpose.config import InputConfig, RunConfig, validate
 from lowpose.data import load_data
 from lowpose.data.crops import CropReader
@@ -93,7 +93,8 @@ def export_onnx(
     program = _trace(model, flip, config.input, source)
     _drop_notes(program.model)
     program.model.producer_name, program.model.producer_version = "lowpose", __version__
-    program.model.metadata_props["lowpose"] = json.dumps(describe(model, config, flip, sha256(source)))
+    calibration = {k: v for k, v in describe_weights(source).items() if k == "calibration"}  # predictors apply it to the scores
+    program.model.metadata_props["lowpose"] = json.dumps(describe(model, config, flip, sha256(source)) | calibration)
     with whole(out) as temporary:
         program.save(str(temporary), external_data=False)
         ties, pixels, score = _compare(temporary, model, flip, crops, out)

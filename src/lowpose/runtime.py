@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lowpose.confidence import Calibration, read_calibration
 from lowpose.config import InputConfig, validate
 from lowpose.data.augment import generator
 from lowpose.data.resample import cut, render
@@ -27,9 +28,18 @@ class PosePredictor:
     Attributes:
         infer: (B, h, w, 3) uint8 RGB crops -> keypoints (B, K, 2) crop pixels, scores (B, K), published (B, K).
         settings: crop size, padding and resampling. skeleton: names of the keypoints.
+        calibration: of the scores that `infer` gives; None leaves them as they are.
     """
 
-    def __init__(self, infer: Infer, settings: InputConfig, skeleton: Skeleton, batch_size: int = 128):
+    def __init__(
+        self,
+        infer: Infer,
+        settings: InputConfig,
+        skeleton: Skeleton,
+        batch_size: int = 128,
+        calibration: Calibration | None = None,
+    ):
+        self.calibration = calibration
         self.infer, self.settings, self.skeleton, self.batch_size = infer, settings, skeleton, batch_size
 
     def predict(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> PoseResult:
@@ -57,6 +67,7 @@ class PosePredictor:
         )
         flat = np.array([m for ms in matrices for m in ms]).reshape(-1, 2, 3)
         keypoints, scores, published = self._infer_batched(crops, len(flat))
+        scores = scores if self.calibration is None else self.calibration(scores)
         keypoints = transform(invert(flat), keypoints).astype(np.float32)
         ends = np.cumsum([0, *(len(ms) for ms in matrices)])
         return [
@@ -159,6 +170,7 @@ def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
     try:
         facts = json.loads(about)
         settings, skeleton = facts["input"], Skeleton.from_dict(facts["skeleton"], str(path))
+        calibration = read_calibration(facts, len(skeleton), str(path))
     except (ValueError, TypeError, KeyError):
         raise LowposeError(f"{path}: what it says about its crops and keypoints is damaged; export it again") from None
     settings = validate(InputConfig, settings, str(path))
@@ -170,4 +182,4 @@ def load_onnx(path: Path, threads: int | None = None) -> PosePredictor:
     def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tuple(session.run(["keypoints", "scores", "published"], {"images": crops}))
 
-    return PosePredictor(infer, settings, skeleton)
+    return PosePredictor(infer, settings, skeleton, calibration=calibration)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lowpose.cli import data, listing, study, training, using
+from lowpose.cli import data, listing, measuring, study, training, using
 from lowpose.cli.printing import Lines, fail
 from lowpose.errors import LowposeError
 
@@ -27,6 +27,7 @@ for name, verb in {
     "compare": training.compare,
     "export": using.export,
     "pack": using.pack,
+    "calibrate": measuring.calibrate,
     "demo": training.demo,
 }.items():
     app.command(name)(verb)
