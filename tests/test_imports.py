@@ -13,8 +13,8 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics runtime confidence predict sources boxes cards config recipe_files registry
-    files listing cli
+    geometry images skeletons samples draw metrics runtime confidence turns ways predict sources boxes cards config recipe_files
+    registry files listing cli
     data.resample data.augment data.cache data.crops data.coco data.mpii data.crowdpose data.lsp data.synthetic data.check
     data.get data.classes data.pictures data.check_classes
 """
@@ -60,13 +60,14 @@ ROOMS = [
     ["errors"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples"],
     ["data"],
-    ["metrics", "draw", "boxes", "sources", "cards", "confidence", "runtime", "predict", "progress", "listing"],
+    ["metrics", "draw", "boxes", "sources", "cards", "confidence", "turns", "runtime", "predict", "progress", "listing"],
     ["nn"],
     ["layers", "loader", "checkpoint", "recipe_info", "plots", "breakdown_page", "bias_page", "calibration_page"],
     ["teacher", "tasks"],
-    ["nn.predictor", "evaluation"],
+    ["nn.predictor", "evaluation", "ways"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench", "bias", "calibration"],
+    ["training", "sheet", "explain", "export", "bias", "calibration"],
+    ["benchmark", "bench_child"],
     ["comparison", "demo"],
     ["cli"],
     ["__main__"],
@@ -129,7 +130,19 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_torch_is_imported_only_where_it_belongs():
-    allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching", "bias"}
+    allowed = {
+        "training",
+        "tasks",
+        "export",
+        "benchmark",
+        "loader",
+        "checkpoint",
+        "demo",
+        "explain",
+        "teacher",
+        "teaching",
+        "bias",
+    }
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -102,6 +102,19 @@ def export_onnx(
     return ExportReport(out, size, flip, len(crops), len(crops) * len(model.skeleton), ties, pixels, score)
 
 
+def write_unproven(model: PoseModel, config: RunConfig, out: Path, name: str) -> None:
+    """The graph without flip test and without a proof, to be timed: the best cells of random weights are ties.
+
+    Args: name: of the model, for errors. Raises: LowposeError as `export_onnx`.
+    """
+    _check_extra()
+    program = _trace(model, False, config.input, Path(name))
+    _drop_notes(program.model)
+    program.model.metadata_props["lowpose"] = json.dumps(describe(model, config, False, "not of a file"))
+    with whole(out) as temporary:
+        program.save(str(temporary), external_data=False)
+
+
 def describe(model: PoseModel, config: RunConfig, flip: bool, digest: str) -> dict[str, Any]:
     """What the file says about itself under the metadata key `lowpose`."""
     head = validate(registry.find("head", config.head["name"]).config, config.head, "head")

@@ -28,6 +28,7 @@ for name, verb in {
     "export": using.export,
     "pack": using.pack,
     "calibrate": measuring.calibrate,
+    "bench": measuring.bench,
     "demo": training.demo,
 }.items():
     app.command(name)(verb)

@@ -82,7 +82,7 @@ def evaluate(
         bootstrap=bootstrap,
         command=command_line(),
         breakdown=breakdown,
-        heights=_whole_numbers("--heights", heights, "16,24,32") if heights is not None else (),
+        heights=whole_numbers("--heights", heights, "16,24,32") if heights is not None else (),
         sizes=sizes,
     )
     _print_card(card)
@@ -90,7 +90,7 @@ def evaluate(
         _print_breakdown(card["breakdown"])
 
 
-def _whole_numbers(option: str, text: str, example: str) -> list[int]:
+def whole_numbers(option: str, text: str, example: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -146,7 +146,7 @@ def compare(
     from lowpose.comparison import compare as run
 
     chosen = [n for n in names if "=" not in n]
-    result = run(chosen, _whole_numbers("--seeds", seeds, "0,1,2"), out, [n for n in names if "=" in n], bootstrap)
+    result = run(chosen, whole_numbers("--seeds", seeds, "0,1,2"), out, [n for n in names if "=" in n], bootstrap)
     metrics = [n for n in result["rows"][0]["metrics"] if n in MAIN_METRICS]
     table = Table(Column("recipe", overflow="fold"), "params M", "GMAC", *metrics)
     for row in result["rows"]:
