@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from turns import measure
 
 from lowpose.files import write_text
 from lowpose.nn.cost import count
 from lowpose.recipe_files import load_config
 from lowpose.recipe_info import recipe_model
+from lowpose.turns import measure
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 MODELS = {"simcc": "cdkd/simcc_32.yaml"} | {

@@ -14,7 +14,6 @@ import argparse
 
 import numpy as np
 import torch
-from turns import measure
 
 from lowpose.config import TokensConfig, parse_config
 from lowpose.nn.cost import count
@@ -22,6 +21,7 @@ from lowpose.nn.mixers.base import TokenGrid
 from lowpose.nn.model import build_model
 from lowpose.nn.tokens import make_mixer
 from lowpose.skeletons import MPII16
+from lowpose.turns import measure
 
 PATCH, WIDTH = 16, 192
 WAYS = {
@@ -43,14 +43,18 @@ def layers(size: int, batch: int) -> dict:
     return {way: (lambda mixer=mixer: mixer(tokens)) for way, mixer in built.items()}
 
 
-def model(size: int, mixer: dict):
+def recipe(size: int, mixer: dict):
     tokens = {"patch": [PATCH, PATCH], "width": WIDTH, "mixer": mixer}
-    recipe = {
+    values = {
         "input": {"size": [size, size]},
         "model": {"backbone": "none", "pretrained": "none", "tokens": tokens},
         "head": {"name": "simcc"},
     }
-    return build_model(parse_config(recipe, "benchmark"), MPII16).eval()
+    return parse_config(values, "benchmark")
+
+
+def model(size: int, mixer: dict):
+    return build_model(recipe(size, mixer), MPII16).eval()
 
 
 def models(size: int, batch: int) -> dict:

@@ -391,6 +391,24 @@ MEASURING = [
     Case("sweep over no models", ">>> lowpose.sweep([])"),
     Case("sweep with no timing", ">>> lowpose.sweep(['run'], rounds=0)"),
 ]
+CALIBRATE = "lowpose calibrate "
+CALIBRATION = [
+    Case("calibration of weights that do not exist", CALIBRATE + "none"),
+    Case("calibration of a classifier", CALIBRATE + "sorter"),
+    Case("calibration within a radius of zero", CALIBRATE + "run --radius 0"),
+    Case("calibrated weights that are no weights file", CALIBRATE + "run --to run.bin"),
+    Case("calibration on other keypoints", CALIBRATE + "run --data lsp:lsp --split train"),
+]
+BENCH = "lowpose bench "
+BENCHES = [
+    Case("bench of nothing there", BENCH + "none.onnx"),
+    Case("bench of an unknown runtime", BENCH + "run --runtimes torch,onx"),
+    Case("bench of no crops", BENCH + "run --batch 0"),
+    Case("bench in no time", BENCH + "run --seconds 0"),
+    Case("bench of trained weights at another size", BENCH + "run --size 64"),
+    Case("bench of a classifier", BENCH + "sorter"),
+    Case("bench of weights as INT8", BENCH + "run --runtimes int8"),
+]
 CASES = {
     "Recipes": RECIPES,
     "Data": DATA,
@@ -401,6 +419,8 @@ CASES = {
     "Pictures in classes": CLASSES,
     "Integral regression and the study of its bias": STUDIES,
     "Robustness and sweeps": MEASURING,
+    "Calibration": CALIBRATION,
+    "Measuring what models cost": BENCHES,
 }
 ROWS = [case for group in CASES.values() for case in group]
 ANSWERS: dict[str, str] = json.loads(Path(__file__).with_name("bad_input_answers.json").read_text())

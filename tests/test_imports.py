@@ -13,9 +13,10 @@ import lowpose
 
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
-    geometry images skeletons samples draw metrics detectors pipeline engines runtime predict sources boxes cards config shipped
-    recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco data.mpii
-    data.crowdpose data.lsp data.synthetic data.check data.degradations data.get data.classes data.pictures data.check_classes
+    geometry images skeletons samples draw metrics detectors pipeline engines runtime confidence turns ways predict sources boxes
+    cards config shipped recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco
+    data.mpii data.crowdpose data.lsp data.synthetic data.check data.degradations data.get data.classes data.pictures
+    data.check_classes
 """
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "safetensors", "tensorboard", "faster_coco_eval", "scipy", "matplotlib"]
 
@@ -59,15 +60,16 @@ ROOMS = [
     ["errors"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples", "shipped"],
     ["data"],
-    ["metrics", "draw", "boxes", "detectors", "sources", "pipeline", "cards", "progress", "listing"],
+    ["metrics", "draw", "boxes", "detectors", "sources", "pipeline", "cards", "progress", "listing", "confidence", "turns"],
     ["engines", "runtime", "predict"],
     ["nn"],
     ["layers", "loader", "checkpoint", "recipe_info", "quantisation", "export_proof"],
-    ["plots", "breakdown_page", "bias_page", "robustness_page", "sweep_page"],
+    ["plots", "breakdown_page", "bias_page", "robustness_page", "sweep_page", "calibration_page"],
     ["teacher", "tasks"],
-    ["nn.predictor", "evaluation"],
+    ["nn.predictor", "evaluation", "ways"],
     ["teaching"],
-    ["training", "sheet", "explain", "export", "bench", "bias", "robustness", "sweeping"],
+    ["training", "sheet", "explain", "export", "bias", "robustness", "sweeping", "calibration"],
+    ["benchmark", "bench_child"],
     ["comparison", "demo"],
     ["export_reduced"],
     ["cli"],
@@ -131,7 +133,19 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_torch_is_imported_only_where_it_belongs():
-    allowed = {"training", "tasks", "export", "bench", "loader", "checkpoint", "demo", "explain", "teacher", "teaching", "bias"}
+    allowed = {
+        "training",
+        "tasks",
+        "export",
+        "benchmark",
+        "loader",
+        "checkpoint",
+        "demo",
+        "explain",
+        "teacher",
+        "teaching",
+        "bias",
+    }
     allowed |= {"robustness", "sweeping", "export_proof", "export_reduced"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}

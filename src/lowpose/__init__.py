@@ -22,7 +22,9 @@ _WHERE = {
     "PoseResult": "lowpose.samples",
     "RunConfig": "lowpose.config",
     "Skeleton": "lowpose.skeletons",
+    "bench": "lowpose.benchmark",
     "breakdown": "lowpose.metrics.breakdown",
+    "calibrate": "lowpose.calibration",
     "compare": "lowpose.comparison",
     "draw_poses": "lowpose.draw",
     "evaluate": "lowpose.evaluation",
@@ -46,6 +48,8 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from lowpose.benchmark import bench
+    from lowpose.calibration import calibrate
     from lowpose.comparison import compare
     from lowpose.config import RunConfig
     from lowpose.data import load_data

@@ -58,6 +58,12 @@ def pack_weights(weights: str | Path, out: Path) -> None:
     save_weights(out, model, portable(config), half=True, **facts)
 
 
+def store_facts(weights: str | Path, out: Path, **facts: Any) -> None:
+    """The same weights, tensor for tensor, whose description holds these facts too; `out` may be the file itself."""
+    state, about = read_weights(weights)
+    write_bytes(out, save(state, {"lowpose": json.dumps(about | facts)}))
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, and what the file says about itself. Raises: as `describe_weights`."""
     path = weights_path(path)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from lowpose import __version__, registry
 from lowpose.cards import sha256
-from lowpose.checkpoint import load_model, weights_path
+from lowpose.checkpoint import describe_weights, load_model, weights_path
 from lowpose.config import InputConfig, RunConfig, validate
 from lowpose.data import load_data
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.export_proof import Infer, compare
-from lowpose.files import whole
+from lowpose.files import whole, write_bytes
 from lowpose.nn.model import PoseModel
 from lowpose.quantisation import LAYERS
 from lowpose.runtime import load_onnx
@@ -96,7 +96,8 @@ def export_onnx(
     _drop_notes(proto)
     _name_layers(proto, model)
     proto.producer_name, proto.producer_version = "lowpose", __version__
-    set_facts(proto, describe(model, config, flip, sha256(source)))
+    calibration = {k: v for k, v in describe_weights(source).items() if k == "calibration"}  # predictors apply it to the scores
+    set_facts(proto, describe(model, config, flip, sha256(source)) | calibration)
     with whole(out) as temporary:
         temporary.write_bytes(_without_maps(proto).SerializeToString())
         maps = _session_of(proto)
@@ -111,6 +112,18 @@ def onnx_path(out: str | Path | None, source: Path, ending: str = "") -> Path:
     if path.suffix != ".onnx":
         raise LowposeError(f"{path}: an exported file must end in .onnx")
     return path
+
+
+def write_unproven(model: PoseModel, config: RunConfig, out: Path, name: str) -> None:
+    """The graph without flip test and without a proof, to be timed: the best cells of random weights are ties.
+
+    Args: name: of the model, for errors. Raises: LowposeError as `export_onnx`.
+    """
+    check_extra()
+    proto = translate(model, False, config.input, name).model_proto
+    _drop_notes(proto)
+    set_facts(proto, describe(model, config, False, "not of a file"))
+    write_bytes(out, _without_maps(proto).SerializeToString())
 
 
 def describe(model: PoseModel, config: RunConfig, flip: bool, digest: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowpose import shipped
+from lowpose.confidence import Calibration, read_calibration
 from lowpose.config import InputConfig, validate
 from lowpose.data.augment import generator
 from lowpose.data.resample import cut, render
@@ -31,9 +32,18 @@ class PosePredictor:
     Attributes:
         infer: (B, h, w, 3) uint8 RGB crops -> keypoints (B, K, 2) crop pixels, scores (B, K), published (B, K).
         settings: crop size, padding and resampling. skeleton: names of the keypoints.
+        calibration: of the scores that `infer` gives; None leaves them as they are.
     """
 
-    def __init__(self, infer: Infer, settings: InputConfig, skeleton: Skeleton, batch_size: int = 128):
+    def __init__(
+        self,
+        infer: Infer,
+        settings: InputConfig,
+        skeleton: Skeleton,
+        batch_size: int = 128,
+        calibration: Calibration | None = None,
+    ):
+        self.calibration = calibration
         self.infer, self.settings, self.skeleton, self.batch_size = infer, settings, skeleton, batch_size
 
     def predict(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> PoseResult:
@@ -61,6 +71,7 @@ class PosePredictor:
         )
         flat = np.array([m for ms in matrices for m in ms]).reshape(-1, 2, 3)
         keypoints, scores, published = self._infer_batched(crops, len(flat))
+        scores = scores if self.calibration is None else self.calibration(scores)
         keypoints = transform(invert(flat), keypoints).astype(np.float32)
         ends = np.cumsum([0, *(len(ms) for ms in matrices)])
         return [
@@ -177,10 +188,11 @@ def load_onnx(
     try:
         facts = json.loads(graph.about)
         settings, skeleton = facts["input"], Skeleton.from_dict(facts["skeleton"], str(path))
+        calibration = read_calibration(facts, len(skeleton), str(path))
     except (ValueError, TypeError, KeyError):
         raise LowposeError(f"{path}: what it says about its crops and keypoints is damaged; export it again") from None
     settings = validate(InputConfig, settings, str(path))
     for name in ("images", *OUTPUTS):
         if name not in graph.names:
             raise LowposeError(f"{path}: its graph has no '{name}'; export it again")
-    return PosePredictor(graph.run, settings, skeleton)
+    return PosePredictor(graph.run, settings, skeleton, calibration=calibration)

@@ -113,7 +113,8 @@ class PoseResult:
 
     Attributes:
         keypoints: (P, K, 2) float32, picture pixels, (x, y).
-        scores: (P, K) float32 in 0..1: probability mass within one input pixel of the peak, relative to a perfect answer's.
+        scores: (P, K) float32 in 0..1: probability mass within one input pixel of the peak, relative to a perfect answer's; of
+            calibrated weights the probability that the keypoint is right.
         boxes: (P, 4) float64, picture pixels, (x, y, width, height).
         box_scores: (P,) float64.
         published: (P, K) float32, the score of the published method, which COCO AP ranks by.

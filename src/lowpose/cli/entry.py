@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lowpose.cli import data, listing, measuring, study, training, using
+from lowpose.cli import data, in_use, listing, measuring, study, training, using
 from lowpose.cli.printing import Lines, fail
 from lowpose.errors import LowposeError
 
@@ -30,6 +30,8 @@ for name, verb in {
     "compare": training.compare,
     "export": using.export,
     "pack": using.pack,
+    "calibrate": in_use.calibrate,
+    "bench": in_use.bench,
     "demo": training.demo,
 }.items():
     app.command(name)(verb)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lowpose.checkpoint import load_model
+from lowpose.checkpoint import describe_weights, load_model
+from lowpose.confidence import read_calibration
 from lowpose.errors import LowposeError
 from lowpose.runtime import PosePredictor
 
@@ -15,7 +16,7 @@ from lowpose.runtime import PosePredictor
 def load_torch(
     path: str | Path, flip: bool | None = None, device: str | None = None, threads: int | None = None
 ) -> PosePredictor:
-    """A predictor from weights or a run folder.
+    """A predictor from weights or a run folder; scores are calibrated where the weights hold a calibration.
 
     Args:
         flip: average with the mirror image; default as the recipe evaluates. device: default the GPU if there is one.
@@ -36,4 +37,5 @@ def load_torch(
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
         return tuple(v.cpu().numpy() for v in model.predict(images, flip=flip))
 
-    return PosePredictor(infer, config.input, model.skeleton)
+    calibration = read_calibration(describe_weights(path), len(model.skeleton), str(path))
+    return PosePredictor(infer, config.input, model.skeleton, calibration=calibration)
