@@ -1,4 +1,4 @@
-"""Fills the tables of studies (cdkd.md, kdgf.md, mgil.md, export.md) from their folders: comparisons (`lowpose compare`), settings tried.
+"""Fills the tables of pages (cdkd.md, kdgf.md, mgil.md, export.md) from their folders: comparisons, settings that were tried.
 
 python docs/results/studies.py
 """
@@ -159,7 +159,70 @@ def export(folder: Path) -> dict[str, str]:
     return {"parity": "\n".join(models), "photographs": "\n".join(photographs), "int8": "\n".join(eight)}
 
 
-PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil, "export": export}
+INTEGRAL = {
+    "detection": "detection: heatmap, DARK",
+    "plain": "regression: soft-argmax, beta 1",
+    "compensated": "regression: without the bias, and the prior",
+    "compensated-no-prior": "the same without the prior",
+}
+READINGS = {  # settings of `lowpose eval` -> what they mean
+    "argmax": "highest cell",
+    "dark": "DARK",
+    "plain": "soft-argmax, beta as trained",
+    "compensated": "without the bias, beta as trained",
+    "compensated-beta-3": "without the bias, beta 3",
+    "plain-beta-10": "soft-argmax, beta 10",
+}
+
+
+def integral(folder: Path) -> dict[str, str]:
+    """Of integral.md: detection and regression, trained and read as such, and the parts of the split where they err."""
+    readings = ["| trained as | read as | PCKh@0.5 | PCKh@0.1 | EPE_crop |", "|---|---|---|---|---|"]
+    for name, title in INTEGRAL.items():
+        for reading, told in READINGS.items():
+            path = folder / "readings" / f"{name}_{reading}.json"
+            if path.is_file():
+                metrics = json.loads(path.read_text())["metrics"]
+                cells = [f"{metrics[m]['value']:.2f}" for m in ("PCKh@0.5", "PCKh@0.1", "EPE_crop")]
+                readings.append(f"| {title} | {told} | " + " | ".join(cells) + " |")
+    models = json.loads((HERE / "parts.json").read_text())["models"]
+    ours = {title: models[f"integral/{name}_64"] for name, title in INTEGRAL.items() if f"integral/{name}_64" in models}
+    return {
+        "compare": comparison(folder / "compare.json", sized(INTEGRAL, 64, "detection", "plain", "compensated")),
+        "prior": comparison(folder / "prior.json", sized(INTEGRAL, 64)),
+        "readings": "\n".join(readings),
+        **{part: parts_table(ours, part, "EPE_crop", 2) for part in ("joints", "size", "height")},
+    }
+
+
+def parts_table(models: dict[str, dict], part: str, metric: str, digits: int) -> str:
+    """Models by the bins of a part of the split, a figure each; bins without anybody are left out."""
+    if not models:
+        return "not run"
+    bins = {b: c["persons"] for b, c in next(iter(models.values()))["parts"][part].items() if c["persons"]}
+    out = ["| | all | " + " | ".join(bins) + " |", "|---" * (len(bins) + 2) + "|"]
+    out.append("| persons | " + " | ".join(map(str, [sum(bins.values()), *bins.values()])) + " |")
+    for name, model in models.items():
+        cells = [model["parts"]["all"]["all"], *(model["parts"][part][b] for b in bins)]
+        values = ["-" if c[metric] is None else f"{c[metric]:.{digits}f}" for c in cells]
+        out.append(f"| {name} | " + " | ".join(values) + " |")
+    return "\n".join(out)
+
+
+def heights(folder: Path) -> dict[str, str]:
+    """Of heights.md: every trained model by the natural height of persons, and shipped ones by rendered height."""
+    models = json.loads((HERE / "parts.json").read_text())["models"]
+    names = {f"{n} ({m['seeds']})" if m["seeds"] > 1 else n: m for n, m in models.items()}
+    rendered = []
+    for path in sorted((HERE.parents[1] / "src/lowpose/weights").glob("*.json")):
+        rows = json.loads(path.read_text())["heights"]["rows"]
+        rendered = rendered or ["| | " + " | ".join(f"{r['height']} px" for r in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+        values = " | ".join(f"{r['same']['figures']['PCKh@0.5']['value']:.1f}" for r in rows)
+        rendered.append(f"| {path.stem} | {values} |")
+    return {"natural": parts_table(names, "height", "PCKh@0.5", 1), "rendered": "\n".join(rendered)}
+
+
+PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil, "export": export, "integral": integral, "heights": heights}
 
 
 def main() -> None:

@@ -75,11 +75,13 @@ class CoarseReader(CropReader):
         super().__init__(data, settings, None, seed)
         self.share = share
 
-    def pixels(self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None) -> np.ndarray:
+    def pixels(
+        self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None, settings: InputConfig | None = None
+    ) -> np.ndarray:
         k = self.share
         if k == 1:
-            return super().pixels(index, matrix, size, rng)
-        return enlarge(super().pixels(index, compose(scaling(k, k), matrix), coarse_size(size, k), rng), k, size)
+            return super().pixels(index, matrix, size, rng, settings)
+        return enlarge(super().pixels(index, compose(scaling(k, k), matrix), coarse_size(size, k), rng, settings), k, size)
 
 
 class FarReader(CropReader):
@@ -89,10 +91,13 @@ class FarReader(CropReader):
         super().__init__(data, settings, None, seed)
         self.share = share
 
-    def pixels(self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None) -> np.ndarray:
+    def pixels(
+        self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None, settings: InputConfig | None = None
+    ) -> np.ndarray:
         height = self.share * float(self.data.samples[index].box[3]) / reduction(matrix)
-        far = self.settings.camera.model_copy(update={"height": (height, height)})
-        return super().pixels(index, matrix, size, rng, self.settings.model_copy(update={"camera": far}))
+        settings = settings or self.settings
+        far = settings.camera.model_copy(update={"height": (height, height)})
+        return super().pixels(index, matrix, size, rng, settings.model_copy(update={"camera": far}))
 
 
 class DegradedCrops:
