@@ -44,7 +44,9 @@ def page(cards: dict[str, dict]) -> str:
         "Rows of published tables (COCO, MPII, CrowdPose, CIFAR-10, TinyImageNet): recipes are there (`lowpose recipes`),",
         "**not run** here.",
         "",
-        "- [cdkd.md](cdkd.md), [kdgf.md](kdgf.md), [mgil.md](mgil.md): studies of each method on LSPET",
+        "- [cdkd.md](cdkd.md), [kdgf.md](kdgf.md), [mgil.md](mgil.md), [integral.md](integral.md): studies on LSPET",
+        "- [heights.md](heights.md): every trained model by the height of the person in pixels",
+        "- [export.md](export.md): exported files beside torch, and 8 bits; [calibration](calibration/calibration.md) of scores",
         "- [robustness of the 64 pixel network](robustness/lspet_simcc_hrnet-w18-small_64/robustness.md), and of the",
         "  [token network](robustness/lspet_tokenpose_hrnet-w18-small_64/robustness.md) on 300 persons: "
         "[robustness.md](../robustness.md)",
