@@ -7,8 +7,7 @@ two scalings cancel exactly (`CoarseReader`), so predictions go back to the pict
 
 from __future__ import annotations
 
-import statistics
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,10 @@ from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.sweep_page import draw_sweep, markdown
 from lowpose.tasks.pose import at_heights, check_fits, measure, predict_split, validation_data
+from lowpose.turns import measure as take_turns
+from lowpose.turns import summary
 
 FILES = ("sweep.json", "sweep.md", "sweep.png")
-WARM_UP = 2  # calls of each model before any is timed
 
 
 @dataclass(frozen=True)
@@ -199,23 +199,17 @@ def time_models(entries: Sequence[Entry], batch: int, rounds: int) -> dict[str, 
     Models take turns in every round, so that other work on the machine falls on all of them.
     """
     calls = {(e.name, kind): _call(e, n) for e in entries for kind, n in (("one", 1), ("batch", batch))}
-    taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for turn in range(WARM_UP + rounds):
-            for key, call in calls.items():
-                start = time.perf_counter()
-                call()
-                if turn >= WARM_UP:
-                    taken[key].append(time.perf_counter() - start)
+        taken = take_turns(calls, rounds, math.inf)
     finally:
         torch.set_num_threads(threads)
     out: dict[str, dict[str, Any]] = {}
-    for (name, kind), seconds in taken.items():
-        per_person = [1000 * s / (batch if kind == "batch" else 1) for s in seconds]
-        low, median, high = statistics.quantiles(per_person, method="inclusive") if rounds > 1 else per_person * 3
-        out.setdefault(name, {})[kind] = {"median": median, "low": low, "high": high}
+    for (name, kind), times in taken.items():
+        persons = batch if kind == "batch" else 1
+        found = summary([t / persons for t in times])
+        out.setdefault(name, {})[kind] = {k: found[k] for k in ("median", "low", "high")}
     return out
 
 
