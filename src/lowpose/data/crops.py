@@ -89,22 +89,17 @@ class CropReader:
         return (rng, self.settings.model_copy(update={"resample": "camera"})) if far else (None, self.settings)
 
     def pixels(
-        self,
-        index: int,
-        matrix: np.ndarray,
-        size: Size,
-        rng: np.random.Generator | None,
-        settings: InputConfig | None = None,
+        self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None, settings: InputConfig
     ) -> np.ndarray:
         """(h, w, 3) uint8: what `matrix`, picture -> crop of `size`, shows of a person's picture.
 
-        Args: rng: of the far camera. settings: whose resampling it is, default the reader's.
+        Args: rng: of the far camera. settings: whose resampling it is.
         """
         factor = self.cache.factor(index) if self.cache is not None else 1
         height = float(self.data.samples[index].box[3]) / max(factor, 1)
         if factor > 1:
             matrix = compose(matrix, scaling(factor, factor))
-        return render(lambda window: self._window(index, window, factor), matrix, settings or self.settings, size, height, rng)
+        return render(lambda window: self._window(index, window, factor), matrix, settings, size, height, rng)
 
     def _window(self, index: int, window, factor: int) -> np.ndarray:
         held = self.cache.window(index, window) if self.cache is not None else None

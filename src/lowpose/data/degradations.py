@@ -29,7 +29,7 @@ from lowpose.config import InputConfig
 from lowpose.data.augment import generator
 from lowpose.data.crops import CropReader
 from lowpose.data.resample import blurred, coarse_size, compressed, enlarge, motion_blurred, noisy
-from lowpose.geometry import Size, compose, reduction, scaling
+from lowpose.geometry import compose, reduction, scaling
 from lowpose.samples import PoseData
 
 Values = tuple[float, float, float, float, float]
@@ -65,37 +65,32 @@ PIXELS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 }
 
 
-class CoarseReader(CropReader):
-    """Crops that are rendered at `share` (0 to 1) of their resolution along each axis and then enlarged bilinearly.
-
-    Positions stay those of the crop: the two scalings cancel exactly.
-    """
+class _SharedReader(CropReader):
+    """Plain crops with `share` (0 to 1) of their resolution along each axis."""
 
     def __init__(self, data: PoseData, settings: InputConfig, seed: int, share: float):
         super().__init__(data, settings, None, seed)
         self.share = share
 
-    def pixels(
-        self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None, settings: InputConfig | None = None
-    ) -> np.ndarray:
+
+class CoarseReader(_SharedReader):
+    """Crops that are rendered at `share` of their resolution and then enlarged bilinearly.
+
+    Positions stay those of the crop: the two scalings cancel exactly.
+    """
+
+    def pixels(self, index, matrix, size, rng, settings):
         k = self.share
         if k == 1:
             return super().pixels(index, matrix, size, rng, settings)
         return enlarge(super().pixels(index, compose(scaling(k, k), matrix), coarse_size(size, k), rng, settings), k, size)
 
 
-class FarReader(CropReader):
-    """Crops of a far camera that has `share` of their resolution along each axis, whatever the person's height."""
+class FarReader(_SharedReader):
+    """Crops of a far camera that has `share` of their resolution, whatever the person's height."""
 
-    def __init__(self, data: PoseData, settings: InputConfig, seed: int, share: float):
-        super().__init__(data, settings, None, seed)
-        self.share = share
-
-    def pixels(
-        self, index: int, matrix: np.ndarray, size: Size, rng: np.random.Generator | None, settings: InputConfig | None = None
-    ) -> np.ndarray:
+    def pixels(self, index, matrix, size, rng, settings):
         height = self.share * float(self.data.samples[index].box[3]) / reduction(matrix)
-        settings = settings or self.settings
         far = settings.camera.model_copy(update={"height": (height, height)})
         return super().pixels(index, matrix, size, rng, settings.model_copy(update={"camera": far}))
 
