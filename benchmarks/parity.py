@@ -34,7 +34,7 @@ from lowpose.skeletons import LSP14
 
 SIZE = (64, 96)  # a multiple of all strides; not square, so that exchanged axes show
 BACKBONES = (
-    *("resnet18", "resnet50", "hrnet_w18_small", "hrnet_w32", "mobilenetv3_small_100", "mobilenetv4_conv_small"),
+    *("resnet18", "resnet50", "hrnet_w18_small", "resnet34", "mobilenetv3_small_100", "mobilenetv4_conv_small"),
     *("efficientnet_lite0", "regnety_002", "repvit_m0_9", "convnext_atto", "ghostnet_100", "mnasnet_small"),
 )
 MIXERS = {
@@ -97,16 +97,33 @@ def every_head(section: dict[str, Any]) -> EveryHead:
 
 @torch.no_grad()
 def stand_out(model: EveryHead) -> EveryHead:
-    """Random weights whose answers stand out: plain ones are nearly tied everywhere, and would prove little."""
-    for pose in model.models.values():
-        for name, p in pose.head.named_parameters():
-            p.mul_(500 if name == "final.weight" else 20)
-    norms = [m for m in model.train().modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
+    """Random weights whose answers stand out as those of trained ones do: plain ones are nearly tied everywhere.
+
+    Maps get a highest value of 1, logits a deviation of 3; norms have seen pictures.
+    """
+    for norm in (m for m in model.train().modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = None  # the mean of what is seen, not of the start as well
-    for seed in range(4 if norms else 0):
-        model(torch.from_numpy(blocks(8, seed)).permute(0, 3, 1, 2))
-    return model.eval()
+    images = torch.from_numpy(blocks(8, 0)).permute(0, 3, 1, 2)
+    for _ in range(2):
+        model(images)
+    model.eval()
+    for name, pose in model.models.items():
+        head = pose.head
+        if name == "regression":
+            for p in head.parameters():
+                p.mul_(20)
+            continue
+        last = [m for m in head.final.modules() if isinstance(m, (nn.Conv2d, nn.Linear))][-1] if hasattr(head, "final") else None
+        if last is not None:
+            _scale(last, 1 / model.of(name, model(images))["map"].abs().max())
+        for axis in "xy" if name == "simcc" else "":
+            _scale(getattr(head, f"to_{axis}"), 3 / model.of(name, model(images))[axis].std())
+    return model
+
+
+def _scale(layer: nn.Module, factor: Tensor) -> None:
+    for p in layer.parameters():
+        p.mul_(factor)
 
 
 def blocks(count: int, seed: int) -> np.ndarray:

@@ -272,6 +272,11 @@ WEIGHTS = [
     Case("training state given as weights", "lowpose eval run/state.pt"),
     Case("export of a picture", ">>> export_onnx('pictures/a.jpg')"),
     Case("export to another suffix", ">>> export_onnx('run', 'model.pt')"),
+    Case("export in two precisions", "lowpose export run --int8 --fp16"),
+    Case("export of a float32 file with data", "lowpose export run --data coco:coco"),
+    Case("export to another format", "lowpose export run --to tflite"),
+    Case("INT8 from a folder that is not there", "lowpose export run --int8 --out new/m.onnx --data coco:nowhere"),
+    Case("weights that do not come with the package", "lowpose predict pictures --weights lowpose-46"),
 ]
 PICTURES = [
     Case("missing picture", "lowpose predict none.jpg --weights run"),

@@ -29,7 +29,8 @@ TERMS = (
     "purpose is for the user to judge."
 )
 LIMITS = (
-    "One athlete to a picture, mostly men, mostly by day: expect less of other people, crowds, night and crops that cut people."
+    "Sports photographs (athletics, gymnastics, parkour), one athlete to a picture: expect less of crowds, night and people "
+    "who are cut."
 )
 
 

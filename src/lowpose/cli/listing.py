@@ -38,19 +38,19 @@ def recipes(as_json: AsJson = False) -> None:
 
 def weights(as_json: AsJson = False) -> None:
     """List the weights that come with the package."""
-    from lowpose.cards import interval
-    from lowpose.shipped import list_weights
+    from lowpose.shipped import FOLDER, list_weights
 
     rows = list_weights()
     if as_json:
         return print_json(rows)
     metric = next(iter(rows[0]["metrics"]))
-    table = Table("weights", "pixels", "params M", "MMAC", "MB (onnx)", f"{metric} [95% interval]", "trained on")
+    table = Table("weights", "pixels", "params M", "MMAC", "MB", metric, "trained on")
     for r in rows:
         size, cost = "x".join(map(str, r["size"])), (f"{r['params'] / 1e6:.2f}", f"{r['macs'] / 1e6:.0f}")
-        told = interval(r["metrics"][metric])
-        table.add_row(r["name"], size, *cost, f"{r['bytes']['onnx'] / 1e6:.1f}", told, r["trained_on"]["kind"])
+        value, kind = f"{r['metrics'][metric]['value']:.1f}", r["trained_on"]["kind"]
+        table.add_row(r["name"], size, *cost, f"{r['bytes']['onnx'] / 1e6:.1f}", value, kind)
     console.print(table)
+    console.print(f"cards, by height in pixels, with terms: {FOLDER}", soft_wrap=True, highlight=False)
 
 
 def methods() -> None:
