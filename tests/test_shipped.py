@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,3 +79,22 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path / "lowpose-64").mkdir()  # what lies there comes first
     with pytest.raises(LowposeError, match="run folder without weights.safetensors"):
         pytest.importorskip("lowpose.checkpoint").weights_path("lowpose-64")
+
+
+def test_nothing_is_written_beside_them(tmp_path, monkeypatch):
+    """What is made of them goes to runs/NAME of the current folder, and they stay as they are."""
+    pytest.importorskip("torch")
+    from lowpose.calibration import calibrate
+    from lowpose.export import onnx_path
+
+    monkeypatch.chdir(tmp_path)
+    before = {p.name: p.read_bytes() for p in shipped.FOLDER.iterdir()}
+    assert onnx_path(None, shipped.find("lowpose-32", ".safetensors")) == Path("runs/lowpose-32/lowpose-32.onnx")
+    assert onnx_path(None, tmp_path / "own.safetensors") == tmp_path / "own.onnx"
+    with pytest.raises(
+        LowposeError, match="lowpose-32: comes with the package and stays as it is; name the file to write with --to"
+    ):
+        calibrate("lowpose-32")
+    assert shipped.home(shipped.find("lowpose-32", ".safetensors")) == Path("runs/lowpose-32")
+    assert shipped.home(tmp_path / "own" / "weights.safetensors") == tmp_path / "own"
+    assert {p.name: p.read_bytes() for p in shipped.FOLDER.iterdir()} == before

@@ -28,6 +28,7 @@ from lowpose.errors import LowposeError, did_you_mean
 from lowpose.export import write_unproven
 from lowpose.files import write_json
 from lowpose.nn.cost import count
+from lowpose.shipped import find
 from lowpose.turns import machine, measure, summary
 from lowpose.ways import RUNTIMES, Way, crops_of, no_compiler, open_model, open_way, read_onnx
 
@@ -150,7 +151,7 @@ def _ways(
 
 def _of_model(model: str, sizes: list[int]) -> list[Way]:
     """One way of weights, one for each size of a recipe; named as told apart in tables."""
-    path = Path(model)
+    path = find(model, ".safetensors")
     if path.suffix == ".safetensors" or path.is_dir() or (path.is_file() and path.suffix not in (".yaml", ".yml")):
         if sizes:
             raise LowposeError(f"{model}: weights are trained for one size; sizes are for recipes")

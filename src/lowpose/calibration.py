@@ -23,6 +23,7 @@ from lowpose.evaluation import measured_data
 from lowpose.files import whole, write_json, write_text
 from lowpose.metrics.reliability import Rule, figures, fit, reliability, rule_of
 from lowpose.samples import PoseData
+from lowpose.shipped import FOLDER, home
 from lowpose.tasks.pose import check_fits, predict_split, validation_data
 
 FILES = ("calibration.json", "calibration.md", "calibration.png")
@@ -51,6 +52,8 @@ def calibrate(
     labels, or scores to which no temperature can be fitted.
     """
     path = weights_path(weights)
+    if to is None and path.parent == FOLDER:
+        raise LowposeError(f"{weights}: comes with the package and stays as it is; name the file to write with --to")
     to = path if to is None else Path(to)
     if to.suffix != ".safetensors":
         raise LowposeError(f"{to}: a weights file must end in .safetensors")
@@ -84,7 +87,7 @@ def calibrate(
         "command": command,
     }
     report = about | report
-    folder = Path(out) if out else path.parent
+    folder = Path(out) if out else home(path)
     with whole(folder / FILES[0]) as values, whole(folder / FILES[1]) as text, whole(folder / FILES[2]) as picture:
         write_json(values, report)
         write_text(text, markdown(report))

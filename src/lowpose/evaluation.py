@@ -22,6 +22,7 @@ from lowpose.metrics.breakdown import check_breakdown, check_heights
 from lowpose.nn.cost import count
 from lowpose.recipe_files import apply_overrides, shorten_paths
 from lowpose.samples import ClassData, PoseData
+from lowpose.shipped import home
 from lowpose.tasks import task_of
 
 # overrides that only pace a measurement; its card keeps its name
@@ -78,7 +79,7 @@ def evaluate(
     rows = task.result_rows(model, config, data, found) if results else None
     facts = training_facts(path) | {"command": command, "overrides": [shorten_paths(item) for item in overrides]}
     card = make_card(config, data, report, path, asdict(count(model, config.input.size)), **facts)
-    folder = Path(out) if out else path.parent
+    folder = Path(out) if out else home(path)
     changed = [item for item in overrides if not item.startswith(PACE)]
     stem = "card" if where == own.data and not changed else card_name(data, changed)
     write_card(folder, card, stem)

@@ -28,6 +28,7 @@ from lowpose.nn.attention import attention, cam_class, layer_paths
 from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.sheet import person_tile, ranked
+from lowpose.shipped import home
 from lowpose.skeletons import Skeleton
 from lowpose.tasks.pose import Predictions, check_fits, predict_split, validation_data
 
@@ -100,7 +101,7 @@ def explain(
         baseline = Side("baseline", other, other_config, CropReader(data, other_config.input), theirs, their_errors, others)
         sides = [baseline, student]
     chosen = choose(order, sides, persons)
-    folder = Path(out) if out else weights_path(weights).parent
+    folder = Path(out) if out else home(weights_path(weights))
     pictures = {"attention.png": draw_attention(sides, names, chosen, method), "grid.png": draw_grid(sides, order, chosen)}
     for name, picture in pictures.items():
         write_image(folder / name, picture)

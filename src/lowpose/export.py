@@ -34,6 +34,7 @@ from lowpose.files import whole, write_bytes
 from lowpose.nn.model import PoseModel
 from lowpose.quantisation import LAYERS
 from lowpose.runtime import load_onnx
+from lowpose.shipped import home
 
 OPSET = 18  # the oldest that the exporter writes, so that older runtimes read it
 ANSWERS = ("keypoints", "scores", "published")  # outputs of a file
@@ -108,7 +109,7 @@ def export_onnx(
 
 def onnx_path(out: str | Path | None, source: Path, ending: str = "") -> Path:
     """Where a file goes: `out`, or beside the weights with their name and `ending`."""
-    path = source.with_name(f"{source.stem}{ending}.onnx") if out is None else Path(out)
+    path = home(source) / f"{source.stem}{ending}.onnx" if out is None else Path(out)
     if path.suffix != ".onnx":
         raise LowposeError(f"{path}: an exported file must end in .onnx")
     return path

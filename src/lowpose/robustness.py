@@ -31,6 +31,7 @@ from lowpose.nn.model import PoseModel
 from lowpose.recipe_files import shorten_paths
 from lowpose.robustness_page import draw_robustness, markdown
 from lowpose.samples import PoseData
+from lowpose.shipped import home
 from lowpose.tasks.pose import Predictions, check_fits, paired, read_as, validation_data
 
 FILES = ("robustness.json", "robustness.md", "robustness.png")
@@ -89,7 +90,7 @@ def measure_robustness(
         **summary(measures),
         "skipped_pictures": found[0].skipped,
     }
-    paths = [Path(out or path.parent) / name for name in FILES]
+    paths = [Path(out or home(path)) / name for name in FILES]
     with whole(paths[0]) as values, whole(paths[1]) as page, whole(paths[2]) as picture:  # all three or none
         write_json(values, report)
         write_text(page, markdown(report, paths[2].name))

@@ -14,6 +14,7 @@ from lowpose.errors import LowposeError
 from lowpose.geometry import transform
 from lowpose.images import write_image
 from lowpose.samples import PoseData
+from lowpose.shipped import home
 from lowpose.tasks.pose import Predictions, check_fits, predict_split, validation_data
 
 
@@ -45,7 +46,7 @@ def draw_sheet(weights: str | Path, persons: int = 24, out: str | Path | None = 
         f"{config.input.size[0]} x {config.input.size[1]} pixels; "
         "mean error of the labelled joints as a share of the crop; solid: predicted, dashed: labelled"
     )
-    path = Path(out) if out else weights_path(weights).parent / "sheet.png"
+    path = Path(out) if out else home(weights_path(weights)) / "sheet.png"
     write_image(path, contact_sheet(tiles, columns, titles, caption))
     return path
 

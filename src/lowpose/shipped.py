@@ -35,6 +35,11 @@ def find(path: str | Path, suffix: str) -> Path:
     return path
 
 
+def home(file: Path) -> Path:
+    """The folder of what is made from a weights file: beside it, or runs/NAME here where it came with the package."""
+    return Path("runs") / file.stem if file.parent == FOLDER else file.parent
+
+
 def card_of(name: str) -> dict[str, Any]:
     """The card of shipped weights."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

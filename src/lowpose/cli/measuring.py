@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from lowpose.cli.printing import Overrides, command_line, console, say, whole_numbers
+from lowpose.shipped import find, home
 
 
 def robustness(
@@ -36,7 +37,7 @@ def robustness(
     for row in mean_rows(report):
         table.add_row(*row)
     console.print(table)
-    _print_files(report, out or (weights if weights.is_dir() else weights.parent), FILES)
+    _print_files(report, out or (weights if weights.is_dir() else home(find(weights, ".safetensors"))), FILES)
 
 
 def sweep(
