@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 
 import cv2
@@ -172,3 +173,17 @@ def test_few_frames_are_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Counting)
     assert predict_sources(PosePredictor(infer, InputConfig(size=(32, 32)), LSP14), [str(path)]).frames == 120
     assert waits[0] <= 3 * 16 + 1
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
+    import lowpose.predict
+    from lowpose.cli import main
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lowpose.predict, "predict_sources", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lowpose", "predict", str(tmp_path)])
+    with pytest.raises(SystemExit) as e:
+        main()
+    assert e.value.code == 130 and capsys.readouterr().err == "error: stopped\n"

@@ -40,6 +40,7 @@ app.add_typer(study.app, name="study")
 
 # typer brings its own copy of click in some versions and the package in others
 UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+STOPPED = 130  # by Ctrl-C; some versions of typer give it as a result, others raise
 
 
 def main() -> None:
@@ -47,9 +48,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Lines()])
     try:
         result = app(standalone_mode=False)
+        if result == STOPPED:
+            fail("stopped", STOPPED)
         sys.exit(result if isinstance(result, int) else 0)
     except typer.Abort:
-        fail("stopped", 130)
+        fail("stopped", STOPPED)
     except UsageProblem as e:
         if type(e).__name__ == "NoArgsIsHelpError":
             print(e.format_message())
@@ -66,4 +69,4 @@ def main() -> None:
             raise
         fail(f"{e.filename + ': ' if e.filename else ''}{e.strerror}", 2)
     except KeyboardInterrupt:
-        fail("stopped", 130)
+        fail("stopped", STOPPED)
