@@ -80,12 +80,14 @@ class EveryHead(nn.Module):
         return tuple(torch.cat(parts, 1) for parts in zip(*decoded, strict=True))
 
 
-def every_head(section: dict[str, Any]) -> EveryHead:
+def heads_of(section: dict[str, Any]) -> list[str]:
+    """Names of all heads that can read what such a model gives."""
+    return [n for n in registry.names("head") if "tokens" not in section or registry.find("head", n).make.reads_tokens]
+
+
+def every_head(section: dict[str, Any], heads: list[str]) -> EveryHead:
     models: dict[str, PoseModel] = {}
-    for name in registry.names("head"):
-        entry = registry.find("head", name)
-        if entry.name == "linear" or ("tokens" in section and not entry.make.reads_tokens):
-            continue
+    for name in heads:
         torch.manual_seed(0)
         config = parse_config({"input": {"size": SIZE}, "model": section, "head": {"name": name}}, name)
         models[name] = build_model(config, LSP14)
@@ -133,11 +135,13 @@ def blocks(count: int, seed: int) -> np.ndarray:
     return few.repeat(8, 1).repeat(8, 2)
 
 
-def parity(name: str, section: dict[str, Any], crops: int) -> Iterator[tuple[str, str, Differences, set[str]]]:
-    """(model, head, differences, operators of the file) for every head. Raises: LowposeError if one is too large."""
+def parity(
+    name: str, section: dict[str, Any], crops: int, heads: list[str] | None = None
+) -> Iterator[tuple[str, str, Differences, set[str]]]:
+    """(model, head, differences, operators of the file) for all heads, or those named. Raises: LowposeError if one is too large."""
     import onnxruntime as ort
 
-    model, images = every_head(section), blocks(crops, 50)
+    model, images = every_head(section, heads or heads_of(section)), blocks(crops, 50)
     proto = translate(model, False, parse_config({"input": {"size": SIZE}}, name).input, name).model_proto
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [o.name for o in proto.graph.output]

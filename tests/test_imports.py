@@ -71,7 +71,7 @@ ROOMS = [
     ["training", "sheet", "explain", "export", "bias", "robustness", "sweeping", "calibration"],
     ["benchmark", "bench_child"],
     ["comparison", "demo"],
-    ["export_reduced"],
+    ["smaller"],
     ["cli"],
     ["__main__"],
 ]
@@ -146,7 +146,7 @@ def test_torch_is_imported_only_where_it_belongs():
         "teaching",
         "bias",
     }
-    allowed |= {"robustness", "sweeping", "export_proof", "export_reduced"}
+    allowed |= {"robustness", "sweeping", "export_proof", "smaller"}
     for name, path in modules().items():
         top = {a.name.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import) for a in n.names}
         top |= {n.module.split(".")[0] for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}

@@ -109,8 +109,10 @@ def test_boxes_without_tracks_give_rows_without_ids(predictor, tmp_path):
     assert [sorted(r) for r in report.results] == [["bbox", "category_id", "image_id", "keypoints", "score"]]
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+def test_ctrl_c_leaves_nothing_half_written(tmp_path, request):
     """The signal comes while the network works on the second batch of frames, and the first is drawn."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes that run tests side by side ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     calls = []
 
     def infer(crops):

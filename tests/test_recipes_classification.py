@@ -98,6 +98,7 @@ NOT_FOR_CLASSES = {
     "data.skeleton": "coco17",
     "augment.half_body": 0.3,
     "augment.half_body_joints": 4,
+    "augment.camera": 0.5,
     "cache": {"dir": "cache"},
     "model.neck": "deconv",
     "model.deconv": [64],

@@ -18,9 +18,9 @@ from lowpose.calibration import calibrate
 from lowpose.cards import markdown, sha256
 from lowpose.checkpoint import pack_weights
 from lowpose.evaluation import evaluate
-from lowpose.export_reduced import export_reduced
 from lowpose.files import write_json, write_text
 from lowpose.shipped import FOLDER
+from lowpose.smaller import export_reduced
 
 HEIGHTS = (16, 24, 32, 48, 64, 96, 128)
 TERMS = (

@@ -29,7 +29,7 @@ _WHERE = {
     "draw_poses": "lowpose.draw",
     "evaluate": "lowpose.evaluation",
     "export_onnx": "lowpose.export",
-    "export_reduced": "lowpose.export_reduced",
+    "export_reduced": "lowpose.smaller",
     "get_skeleton": "lowpose.skeletons",
     "info": "lowpose.recipe_info",
     "list_recipes": "lowpose.listing",
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from lowpose.errors import LowposeError
     from lowpose.evaluation import evaluate
     from lowpose.export import export_onnx
-    from lowpose.export_reduced import export_reduced
     from lowpose.images import read_image, write_image
     from lowpose.listing import list_recipes
     from lowpose.metrics.breakdown import breakdown
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from lowpose.samples import PersonSample, PoseData, PoseResult
     from lowpose.shipped import list_weights
     from lowpose.skeletons import Skeleton, get_skeleton
+    from lowpose.smaller import export_reduced
     from lowpose.sweeping import sweep
     from lowpose.training import train
 

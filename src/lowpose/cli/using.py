@@ -113,7 +113,7 @@ def export(
             raise LowposeError("--data and --split are for --int8 and --fp16; a float32 file is proven on crops of its own")
         report = export_onnx(weights, out, flip=flip)
     else:
-        from lowpose.export_reduced import export_reduced
+        from lowpose.smaller import export_reduced
 
         report = export_reduced(
             weights,

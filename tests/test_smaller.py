@@ -13,11 +13,11 @@ pytest.importorskip("onnxscript")
 from onnx import numpy_helper  # noqa: E402
 from tiny import tiny  # noqa: E402
 
-from lowpose import export_reduced as module  # noqa: E402
+from lowpose import smaller as module  # noqa: E402
 from lowpose.cards import sha256  # noqa: E402
 from lowpose.errors import LowposeError  # noqa: E402
 from lowpose.evaluation import evaluate  # noqa: E402
-from lowpose.export_reduced import calibration_crops, export_reduced  # noqa: E402
+from lowpose.smaller import calibration_crops, export_reduced  # noqa: E402
 from lowpose.training import train  # noqa: E402
 
 
@@ -40,7 +40,7 @@ def values(report, name="value"):
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_the_card_says_what_it_cost(run, tmp_path, precision):
-    report = export_reduced(run, precision, tmp_path / "m.onnx", limit=100, calibration=8, bootstrap=100)
+    report = export_reduced(run, precision, tmp_path / "m.onnx", limit=100, calibration=4, bootstrap=100)
     card = json.loads((tmp_path / "card-m.json").read_text())
     e, by_torch = card["exported"], evaluate(run, out=tmp_path / "torch", bootstrap=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card-m.json", "card-m.md", "m.onnx", "torch"]
@@ -57,7 +57,7 @@ def test_the_card_says_what_it_cost(run, tmp_path, precision):
     assert about["precision"] == {"weights": precision, "layers": e["layers"], "float32": ["head"]}
     text = (tmp_path / "card-m.md").read_text()
     assert f"| metric | float32 | {precision} |" in text and f"{report.after:.2f}" in text
-    assert (e["calibration"] == {"split": "train", "crops": 8}) is (precision == "int8")
+    assert (e["calibration"] == {"split": "train", "crops": 4}) is (precision == "int8")
 
 
 def test_a_fall_beyond_the_limit_is_refused_and_names_layers(run, tmp_path, monkeypatch):
