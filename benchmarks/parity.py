@@ -138,7 +138,7 @@ def blocks(count: int, seed: int) -> np.ndarray:
 def parity(
     name: str, section: dict[str, Any], crops: int, heads: list[str] | None = None
 ) -> Iterator[tuple[str, str, Differences, set[str]]]:
-    """(model, head, differences, operators of the file) for all heads, or those named. Raises: LowposeError if one is too large."""
+    """(model, head, differences, operators of the file) for all heads, or those named. Raises: LowposeError as `differences`."""
     import onnxruntime as ort
 
     model, images = every_head(section, heads or heads_of(section)), blocks(crops, 50)
