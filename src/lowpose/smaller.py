@@ -109,25 +109,19 @@ def export_reduced(
         if not before - after <= limit:
             raise LowposeError(_fell(out, metric, before, after, limit, blame(plain, write, layers, crops[:BLAME])))
         sizes = [file.stat().st_size for file in (plain, temporary)]
-        card = make_card(
-            config, data, results[precision][0], temporary, asdict(count(model, config.input.size)), **training_facts(path)
-        )
-    card = card | {
-        "weights": {"file": out.name, "sha256": sha256(out)},
-        "flip_test": flip,
-        "exported": {
-            "precision": precision,
-            "from": {"file": path.name, "sha256": sha256(path)},
-            "layers": len(layers),
-            "float32_parts": list(keep),
-            "calibration": {"split": config.data.train, "crops": len(crops)} if precision == "int8" else None,
-            "bytes": sizes[1],
-            "bytes_float32": sizes[0],
-            "limit": limit,
-            "before": results["float32"][0]["metrics"],
-            "difference": _difference(results, bootstrap),
-        },
-        "command": command,
+    cost = asdict(count(model, config.input.size))
+    card = make_card(config, data, results[precision][0], out, cost, **training_facts(path), flip_test=flip, command=command)
+    card["exported"] = {
+        "precision": precision,
+        "from": {"file": path.name, "sha256": sha256(path)},
+        "layers": len(layers),
+        "float32_parts": list(keep),
+        "calibration": {"split": config.data.train, "crops": len(crops)} if precision == "int8" else None,
+        "bytes": sizes[1],
+        "bytes_float32": sizes[0],
+        "limit": limit,
+        "before": results["float32"][0]["metrics"],
+        "difference": _difference(results, bootstrap),
     }
     stem = f"card-{out.stem}"
     write_card(out.parent, card, stem)
