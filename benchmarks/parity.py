@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from lowpose import registry
 from lowpose.config import parse_config
 from lowpose.data import load_data, parse_source
-from lowpose.export import ANSWERS, export_onnx, translate
+from lowpose.engines import OUTPUTS
+from lowpose.export import export_onnx, translate
 from lowpose.export_proof import Answers, Differences, differences, torch_answers
 from lowpose.files import write_text
 from lowpose.nn.model import PoseModel, build_model
@@ -146,11 +147,11 @@ def parity(
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [o.name for o in proto.graph.output]
     found = dict(zip(names, session.run(names, {"images": images}), strict=True))
-    maps = {n.removeprefix("output."): v for n, v in found.items() if n not in ANSWERS}
+    maps = {n.removeprefix("output."): v for n, v in found.items() if n not in OUTPUTS}
     first, operators = 0, {node.op_type for node in proto.graph.node}
     for head, pose in model.models.items():
         part = slice(first, first := first + len(LSP14))
-        ours = Answers(*(found[n][:, part] for n in ANSWERS), model.of(head, maps))
+        ours = Answers(*(found[n][:, part] for n in OUTPUTS), model.of(head, maps))
         wanted, ties = torch_answers(pose, False, images)
         yield name, head, differences(ours, wanted, ties, pose, Path(f"{name} {head}")), operators
 

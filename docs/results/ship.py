@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lowpose.breakdown_page import height_tables, main_figures
 from lowpose.calibration import calibrate
-from lowpose.cards import markdown, sha256
+from lowpose.cards import markdown, sha256, table_lines
 from lowpose.checkpoint import pack_weights
 from lowpose.evaluation import evaluate
 from lowpose.files import write_json, write_text
@@ -76,8 +76,7 @@ def main() -> None:
 
 
 def _lines(table) -> list[str]:
-    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return [f"## {table.title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    return [f"## {table.title}", "", *table_lines(table.columns, table.rows), ""]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fills the tables of pages (cdkd.md, kdgf.md, mgil.md, export.md) from their folders: comparisons, settings that were tried.
+"""Fills the tables of the pages beside it (PAGES) from their folders: comparisons, settings that were tried, cards.
 
 python docs/results/studies.py
 """

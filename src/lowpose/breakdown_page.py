@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lowpose.cards import interval
-from lowpose.files import whole, write_json, write_text
+from lowpose.cards import interval, table_lines
+from lowpose.files import write_report
 from lowpose.metrics.breakdown import CROSSED, TITLES
 from lowpose.plots import breakdown_plot, error_of, lead_of
 
@@ -25,10 +25,7 @@ class Lines(NamedTuple):
 def write_breakdown(folder: Path, stem: str, report: dict[str, Any]) -> None:
     """STEM.json, STEM.md and STEM.png, all or none. Raises: LowposeError naming a path that cannot be written."""
     paths = [folder / f"{stem}.{suffix}" for suffix in ("json", "md", "png")]
-    with whole(paths[0]) as values, whole(paths[1]) as text, whole(paths[2]) as picture:
-        write_json(values, report)
-        write_text(text, markdown(report, paths[2].name))
-        breakdown_plot(report, picture)
+    write_report(paths, report, markdown, breakdown_plot)
 
 
 def main_figures(report: dict[str, Any]) -> list[str]:
@@ -113,8 +110,7 @@ def markdown(report: dict[str, Any], picture: str) -> str:
     for metric in dict.fromkeys((error_of(report), lead_of(report))):
         parts += cross_tables(report, metric) if metric else []
     for part in [*parts, *height_tables(report)]:
-        lines += ["", f"## {part.title}", "", f"| {' | '.join(part.columns)} |", "|---" * len(part.columns) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in part.rows]
+        lines += ["", f"## {part.title}", "", *table_lines(part.columns, part.rows)]
     if report.get("command"):
         lines += ["", "```", report["command"], "```"]
     return "\n".join(lines) + "\n"

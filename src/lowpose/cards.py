@@ -81,6 +81,11 @@ def write_card(folder: Path, card: dict[str, Any], stem: str = "card") -> None:
     write_text(folder / f"{stem}.md", markdown(card))
 
 
+def table_lines(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
 def interval(metric: dict[str, Any], digits: int = 2) -> str:
     """'53.02 [51.91, 54.13]', or the value alone where there is no interval."""
     if metric.get("value") is None:

@@ -28,6 +28,7 @@ from lowpose.checkpoint import describe_weights, load_model, weights_path
 from lowpose.config import InputConfig, RunConfig, validate
 from lowpose.data import load_data
 from lowpose.data.crops import CropReader
+from lowpose.engines import OUTPUTS
 from lowpose.errors import LowposeError
 from lowpose.export_proof import Infer, compare
 from lowpose.files import whole, write_bytes
@@ -37,7 +38,6 @@ from lowpose.runtime import load_onnx
 from lowpose.shipped import home
 
 OPSET = 18  # the oldest that the exporter writes, so that older runtimes read it
-ANSWERS = ("keypoints", "scores", "published")  # outputs of a file
 PERSONS, NOISE = 64, 4  # crops that a file is checked on by default
 
 
@@ -179,7 +179,7 @@ class _Graph(nn.Module):
 
 
 def translate(model: PoseModel, flip: bool, settings: InputConfig, source: str | Path) -> torch.onnx.ONNXProgram:
-    """A model as ONNX, not yet proven: outputs ANSWERS and, as 'output.NAME', what they are read from.
+    """A model as ONNX, not yet proven: outputs OUTPUTS and, as 'output.NAME', what they are read from.
 
     `source` names it in errors. Raises: LowposeError for a model that ONNX cannot hold.
     """
@@ -195,7 +195,7 @@ def translate(model: PoseModel, flip: bool, settings: InputConfig, source: str |
                 dynamo=True,
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
                 input_names=["images"],
-                output_names=[*ANSWERS, *(f"output.{name}" for name in names)],
+                output_names=[*OUTPUTS, *(f"output.{name}" for name in names)],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -257,14 +257,14 @@ def set_facts(proto: Any, facts: dict[str, Any]) -> None:
 
 def _names(proto: Any) -> list[str]:
     """Of the outputs that keypoints are read from."""
-    return [o.name.removeprefix("output.") for o in proto.graph.output if o.name not in ANSWERS]
+    return [o.name.removeprefix("output.") for o in proto.graph.output if o.name not in OUTPUTS]
 
 
 def _without_maps(proto: Any) -> Any:
     """The graph with the outputs of a file alone."""
     out = type(proto)()
     out.CopyFrom(proto)
-    del out.graph.output[len(ANSWERS) :]
+    del out.graph.output[len(OUTPUTS) :]
     return out
 
 

@@ -84,7 +84,9 @@ def torch_answers(model: PoseModel, flip: bool, crops: np.ndarray) -> tuple[Answ
     return Answers(*(v.numpy() for v in decoded), maps), choices.close.numpy()
 
 
-def compare(file: Infer, whole: Infer, names: Sequence[str], model: PoseModel, flip: bool, crops: np.ndarray, out: Path):
+def compare(
+    file: Infer, whole: Infer, names: Sequence[str], model: PoseModel, flip: bool, crops: np.ndarray, out: Path
+) -> Differences:
     """How far a file's answers are from torch's.
 
     Args:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,20 @@ def write_json(path: str | Path, obj: Any, indent: int | None = 2) -> None:
     except ValueError:
         text = json.dumps(_without_nan(obj), indent=indent, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def write_report(
+    paths: Sequence[Path], report: Any, markdown: Callable[[Any, str], str], draw: Callable[[Any, Path], None]
+) -> None:
+    """A report as JSON, its page `markdown(report, name of the figure)`, and its figure, which `draw(report, path)` writes: all
+    three or none.
+
+    Raises: LowposeError naming a path that cannot be written.
+    """
+    with whole(paths[0]) as values, whole(paths[1]) as page, whole(paths[2]) as picture:
+        write_json(values, report)
+        write_text(page, markdown(report, paths[2].name))
+        draw(report, picture)
 
 
 def _plain(value: Any) -> Any:

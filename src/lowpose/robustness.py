@@ -23,7 +23,7 @@ from lowpose.config import RunConfig
 from lowpose.data.degradations import OPERATORS, DegradedCrops
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data, measuring_config
-from lowpose.files import whole, write_json, write_text
+from lowpose.files import write_report
 from lowpose.geometry import invert, reduction, transform
 from lowpose.metrics import figure
 from lowpose.metrics.bootstrap import counts, interval, ratio
@@ -91,10 +91,7 @@ def measure_robustness(
         "skipped_pictures": found[0].skipped,
     }
     paths = [Path(out or home(path)) / name for name in FILES]
-    with whole(paths[0]) as values, whole(paths[1]) as page, whole(paths[2]) as picture:  # all three or none
-        write_json(values, report)
-        write_text(page, markdown(report, paths[2].name))
-        draw_robustness(report, picture)
+    write_report(paths, report, markdown, draw_robustness)
     return report
 
 
@@ -135,8 +132,7 @@ def main_measures(
     model: PoseModel, data: PoseData, config: RunConfig, found: list[Predictions], bootstrap: int, seed: int = 0
 ) -> dict[str, Measure]:
     """The main metrics of the data set, the one that its users report first, then the error in crop pixels."""
-    fields = ("keypoints", "crop_scale", "scores", "published")
-    measured = [paired(model, config, data, {name: getattr(f, name) for name in fields}) for f in found]
+    measured = [paired(model, config, data, f.arrays()) for f in found]
     out = {}
     for name in (*ACCURACIES, ERROR):
         if name == "AP" and measured[0][1] is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowpose.cards import interval
+from lowpose.cards import interval, table_lines
 from lowpose.data.degradations import OPERATORS
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33")
@@ -32,14 +32,14 @@ def markdown(report: dict[str, Any], picture: str) -> str:
         *([""] if report["not_defined"] or report["skipped_pictures"] else []),
         "## Mean relative accuracy",
         "",
-        *_table(["operator", *report["overall"]], mean_rows(report)),
+        *table_lines(["operator", *report["overall"]], mean_rows(report)),
         "",
         "On plain crops: " + ", ".join(f"{name} {interval(value)}" for name, value in report["clean"].items()) + ".",
     ]
     for name in report["metrics"]:
         lines += ["", f"## {name}, and percent of plain" if name in report["overall"] else f"## {name}", ""]
-        lines += _table(["operator", "1", "2", "3", "4", "5"], severity_rows(report, name, intervals=name == lead))
-    lines += ["", "## Severities", "", *_table(["operator", "1", "2", "3", "4", "5", "unit"], _values())]
+        lines += table_lines(["operator", "1", "2", "3", "4", "5"], severity_rows(report, name, intervals=name == lead))
+    lines += ["", "## Severities", "", *table_lines(["operator", "1", "2", "3", "4", "5", "unit"], _values())]
     if report.get("command"):
         lines += ["", "```", report["command"], "```"]
     return "\n".join(lines) + "\n"
@@ -67,10 +67,6 @@ def _figure(cell: dict[str, Any], intervals: bool) -> str:
 
 def _values() -> list[list[str]]:
     return [[o.name, *(f"{v:g}" for v in o.values), o.unit] for o in OPERATORS]
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def draw_robustness(report: dict[str, Any], path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ import torch
 
 from lowpose.cards import make_card, sha256, write_card
 from lowpose.checkpoint import load_model, weights_path
-from lowpose.comparison import Measured, table_rows
+from lowpose.comparison import Measured, precision_metrics, ratio_metrics
 from lowpose.config import RunConfig
 from lowpose.data import load_data
-from lowpose.data.cache import open_cache
-from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data, training_facts
 from lowpose.export import check_extra, export_onnx, onnx_path
@@ -133,8 +131,7 @@ def calibration_crops(config: RunConfig, count: int) -> np.ndarray:
     the recipe has one. Raises: LowposeError if it cannot be read."""
     d = config.data
     data = load_data(d.kind, d.root, d.train, skeleton=d.skeleton, options=d.options)
-    cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
-    reader = CropReader(data, config.input, None, config.train.seed, cache)
+    reader = pose.plain_reader(data, config)
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
     crops = [reader.crop(int(i)) for i in chosen]
     good = [c.image for c in crops if c.error is None]
@@ -153,8 +150,7 @@ def measure_file(
         return infer(images.permute(0, 2, 3, 1).contiguous().numpy())
 
     found = pose.predict_crops(through, data, config)
-    saved = {name: getattr(found, name) for name in ("keypoints", "scores", "published", "crop_scale")}
-    return pose.measure(model, config, data, found, bootstrap), Measured(*pose.paired(model, config, data, saved), {})
+    return pose.measure(model, config, data, found, bootstrap), Measured(*pose.paired(model, config, data, found.arrays()), {})
 
 
 def main_metric(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float, float]:
@@ -165,9 +161,9 @@ def main_metric(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, flo
 
 def _difference(results: dict[str, tuple[dict[str, Any], Measured]], bootstrap: int) -> dict[str, Any]:
     """Metric -> mean, difference, low, high of the smaller file."""
-    costless = {"params": 0, "macs": 0}
-    measured = {name: [replace(m, cost=costless)] for name, (_, m) in results.items()}
-    return table_rows(measured, max(bootstrap, 100))[1]["metrics"]
+    before, after = ([measured] for _, measured in results.values())
+    resamples = max(bootstrap, 100)
+    return precision_metrics(after, before, resamples) | ratio_metrics(after, before, resamples)
 
 
 def _fell(out: Path, metric: str, before: float, after: float, limit: float, blamed: list[tuple[str, float]]) -> str:

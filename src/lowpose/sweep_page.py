@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowpose.cards import interval
+from lowpose.cards import interval, table_lines
 from lowpose.plots import lead_of
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33", "#aa4499", "#88ccee")
@@ -34,7 +34,7 @@ def markdown(report: dict[str, Any], picture: str) -> str:
         "",
         f"![{metric} over cost]({picture})",
         "",
-        *_table(
+        *table_lines(
             ["crops", "model", "input", metric, "EPE", "GMAC", "ms, one person", "ms per person, batch", "front"],
             cost_rows(report),
         ),
@@ -44,7 +44,9 @@ def markdown(report: dict[str, Any], picture: str) -> str:
             name, heights = height_metric(report), report["rows"][0]["heights"]
             note = f", boxes of at least {heights['tallest']} pixels" if kind == "same" else ""
             lines += ["", f"## {name} of persons brought down to a height by a far camera: {title}{note}", ""]
-            lines += _table(["crops", "model", *(f"{h} px" for h in report["heights"]), "as they are"], height_rows(report, kind))
+            lines += table_lines(
+                ["crops", "model", *(f"{h} px" for h in report["heights"]), "as they are"], height_rows(report, kind)
+            )
     if report.get("command"):
         lines += ["", "```", report["command"], "```"]
     return "\n".join(lines) + "\n"
@@ -88,10 +90,6 @@ def height_rows(report: dict[str, Any], kind: str) -> list[list[str]]:
         [f"{row['size']} px", label(row), *(interval(c["figures"][name], 1) if name in c["figures"] else "-" for c in own)]
         for row, own in cells
     ]
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def draw_sweep(report: dict[str, Any], path: Path) -> None:

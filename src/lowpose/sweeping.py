@@ -21,7 +21,7 @@ from lowpose.config import RunConfig
 from lowpose.data.degradations import CoarseReader
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data
-from lowpose.files import whole, write_json, write_text
+from lowpose.files import write_report
 from lowpose.metrics.breakdown import check_breakdown, check_heights
 from lowpose.nn.cost import count
 from lowpose.nn.model import PoseModel
@@ -115,10 +115,7 @@ def sweep(
         "rows": rows,
     }
     paths = [Path(out) / name for name in FILES]
-    with whole(paths[0]) as values, whole(paths[1]) as page, whole(paths[2]) as picture:  # all three or none
-        write_json(values, report)
-        write_text(page, markdown(report, paths[2].name))
-        draw_sweep(report, picture)
+    write_report(paths, report, markdown, draw_sweep)
     return report
 
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from lowpose.cli.printing import Overrides, command_line, console, say, whole_numbers
-from lowpose.shipped import find, home
+from lowpose.shipped import home
 
 
 def robustness(
@@ -26,6 +26,7 @@ def robustness(
 
     Nine operators at five severities: down-sampling, movement, blur, noise, JPEG and wrong boxes.
     """
+    from lowpose.checkpoint import weights_path
     from lowpose.robustness import FILES, measure_robustness
     from lowpose.robustness_page import mean_rows
 
@@ -37,7 +38,7 @@ def robustness(
     for row in mean_rows(report):
         table.add_row(*row)
     console.print(table)
-    _print_files(report, out or (weights if weights.is_dir() else home(find(weights, ".safetensors"))), FILES)
+    _print_files(report, out or home(weights_path(weights)), FILES)
 
 
 def sweep(

@@ -89,6 +89,16 @@ class Predictions:
     crop_scale: np.ndarray
     skipped: list[str]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is saved of them, and what paired intervals need."""
+        return {name: getattr(self, name) for name in ("keypoints", "scores", "published", "crop_scale")}
+
+
+def plain_reader(data: PoseData, config: RunConfig) -> CropReader:
+    """Plain crops of a split, from its cache if the recipe has one."""
+    cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
+    return CropReader(data, config.input, None, config.train.seed, cache)
+
 
 def predict_split(
     model: PoseModel,
@@ -119,9 +129,7 @@ def predict_crops(
 
     `infer`: (B, 3, h, w) uint8 RGB, channels last in memory -> keypoints (B, K, 2) crop pixels, scores, published (B, K).
     """
-    if reader is None:
-        cache = open_cache(data, config.input, None, config.cache) if config.cache.dir else None
-        reader = CropReader(data, config.input, None, config.train.seed, cache)
+    reader = plain_reader(data, config) if reader is None else reader
     loader = evaluation_batches(reader, config.eval.batch_size, config.train.workers)
     parts: list[tuple[np.ndarray, ...]] = []
     skipped: list[str] = []
@@ -226,7 +234,7 @@ def paired(
 def save_predictions(path: Path, data: PoseData, found: Predictions) -> None:
     """ids (N,), keypoints (N, K, 2) picture pixels, scores and published (N, K), crop_scale (N,), float32, in one .npz."""
     ids = np.array([s.id for s in data.samples])
-    arrays = {name: getattr(found, name).astype(np.float32) for name in ("keypoints", "scores", "published", "crop_scale")}
+    arrays = {name: value.astype(np.float32) for name, value in found.arrays().items()}
     with whole(path) as aside, open(aside, "wb") as f:
         np.savez_compressed(f, ids=ids, **arrays)
 
