@@ -221,6 +221,19 @@ def test_a_weight_is_a_factor_of_its_term_alone(tmp_path, teacher):
     assert float((g3 - g0 - 3 * (g1 - g0)).norm()) < 1e-4 * float((g3 - g0).norm())
 
 
+def test_a_term_that_drowns_the_heads_loss_is_named_once(tmp_path, teacher, caplog):
+    """With the weight that would make both alike, from the terms of the first epoch's last step."""
+    config = taught(teacher, {"cca": {"weight": 1e4}, "sape": {}}, train={"epochs": 2, "log_every": 1})
+    rows = read_log(train(config, tmp_path / "heavy") / "metrics.jsonl")
+    (told,) = [r.getMessage() for r in caplog.records if "head's own loss" in r.getMessage()]
+    last = next(row for row in rows if row["epoch"] == 1)
+    ratio = last["cca"] / last["simcc"]
+    assert f"distill.cca is {ratio:.0f} times" in told and f"distill.cca.weight={1e4 / ratio:.2g} " in told
+    caplog.clear()
+    train(taught(teacher, {"cca": {}, "sape": {}}), tmp_path / "usual")
+    assert not [r for r in caplog.records if "head's own loss" in r.getMessage()]
+
+
 def test_baseline_live_and_cached_see_the_same_views(tmp_path, teacher):
     """With declared views the pictures of each step are the same in all three, and return after as many epochs."""
     views = {"augment": {"views": 2}, "cache": {"dir": str(tmp_path / "cache")}, "train": {"epochs": 3}}

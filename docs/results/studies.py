@@ -44,6 +44,12 @@ MIXERS = {
     "dct-static": "DCT, static",
     "dct-dynamic": "DCT, dynamic",
 }
+ACROSS = {  # students of 32 pixels, whose grid is not the teacher's
+    "across": "alone",
+    "across-kd-average": "taught; keypoint tokens, marginals and visual tokens, the teacher's averaged to the grid",
+    "across-kd-sape": "taught; keypoint tokens, marginals and visual tokens by SAPE",
+    "across-kd": "taught; keypoint tokens and marginals",
+}
 CIFAR = {"cifar_plain": "ResNet-18 (baseline)", "cifar_spd": "SPD", "cifar_mgil": "MGIL"}
 
 
@@ -115,6 +121,8 @@ def kdgf(folder: Path) -> dict[str, str]:
         "| mixer | M | MMAC | classification | taught | regression | taught |",
         "|---|---|---|---|---|---|---|",
     ]
+    mean = json.loads((HERE / "mean_pose.json").read_text())["metrics"]["PCKh@0.5"]
+    out.append(f"| none: the mean pose of the training split | | | {mean:.2f} | | {mean:.2f} | |")
     for mixer, title in MIXERS.items():
         cells, cost = [], ["", ""]
         for head in ("simcc", "regression"):
@@ -126,7 +134,7 @@ def kdgf(folder: Path) -> dict[str, str]:
             cost = [f"{alone['params'] / 1e6:.2f}", f"{alone['macs'] / 1e6:.1f}"]
             cells += [cell(row["metrics"]["PCKh@0.5"]) for row in (alone, taught)]
         out.append("| " + " | ".join([title, *cost, *cells]) + " |")
-    return {"students": "\n".join(out)}
+    return {"students": "\n".join(out), "across": comparison(folder / "across_32.json", sized(ACROSS, 32))}
 
 
 def mgil(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from accelerate import Accelerator
@@ -17,6 +18,9 @@ from lowpose.nn.heads.base import Outputs
 from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.teacher import Teacher, open_teacher_cache
+
+HEAVY = 20.0  # times the head's own loss: a term that leaves the student little else to learn
+log = logging.getLogger("lowpose")
 
 
 class Teaching:
@@ -76,6 +80,18 @@ class Teaching:
         else:
             answers = self.teacher.answer(batch.teacher["images"], self.names)
         return self._wrapped(outputs, answers, weight)
+
+    def warn_of_weights(self, terms: dict[str, float]) -> None:
+        """Name the methods that drown the head's own loss; `terms`: 'loss', their sum, and each by name."""
+        taught = {name: terms[name] for name in self.distillers if name in terms}
+        own = terms["loss"] - sum(taught.values())
+        for name, value in taught.items():
+            if own > 0 and value > HEAVY * own:
+                log.warning(
+                    "after the first epoch the term of distill.%s is %.0f times the head's own loss, which then teaches little; "
+                    "distill.%s.weight=%.2g would make them alike",
+                    *(name, value / own, name, float(self.distillers[name].weight.detach()) * own / value),
+                )
 
     def zero_grad(self) -> None:
         """Of what the curriculum learns; the rest is in the run's optimizer."""

@@ -192,6 +192,8 @@ class Run:
             self.log.write(
                 {"step": self.step, "epoch": round(epoch, 4), **terms, "lr": lr, "images_per_s": round(progress.rate, 1)}
             )
+        if self.step == self.order.steps_per_epoch and self.teaching and self.accelerator.is_main_process:
+            self.teaching.warn_of_weights(terms)
         if epoch_ends and self.val and self.t.eval_every and (self.step // self.order.steps_per_epoch) % self.t.eval_every == 0:
             self._validate()
         if self.step % self.t.save_every == 0:
