@@ -145,7 +145,7 @@ def mgil(folder: Path) -> dict[str, str]:
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
         "compare_32": comparison(folder / "compare_32.json", sized(MGIL, 32, *seeds)),
-        "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-cdkd")),
+        "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-projector")),
         "cifar": comparison(folder / "cifar.json", CIFAR),
     }
 
