@@ -222,7 +222,7 @@ def heights(folder: Path) -> dict[str, str]:
     models = json.loads((HERE / "parts.json").read_text())["models"]
     names = {f"{n} ({m['seeds']})" if m["seeds"] > 1 else n: m for n, m in models.items()}
     rendered = []
-    for path in sorted((HERE.parents[1] / "src/lowpose/weights").glob("*.json")):
+    for path in [*sorted((HERE.parents[1] / "src/lowpose/weights").glob("*.json")), *sorted(folder.glob("*.json"))]:
         rows = json.loads(path.read_text())["heights"]["rows"]
         rendered = rendered or ["| | " + " | ".join(f"{r['height']} px" for r in rows) + " |", "|---" * (len(rows) + 1) + "|"]
         values = " | ".join(f"{r['same']['figures']['PCKh@0.5']['value']:.1f}" for r in rows)
