@@ -134,7 +134,12 @@ def kdgf(folder: Path) -> dict[str, str]:
             cost = [f"{alone['params'] / 1e6:.2f}", f"{alone['macs'] / 1e6:.1f}"]
             cells += [cell(row["metrics"]["PCKh@0.5"]) for row in (alone, taught)]
         out.append("| " + " | ".join([title, *cost, *cells]) + " |")
-    return {"students": "\n".join(out), "across": comparison(folder / "across_32.json", sized(ACROSS, 32))}
+    alone = {f"simcc_{mixer}_64": title for mixer, title in MIXERS.items()}
+    return {
+        "students": "\n".join(out),
+        "mixers": comparison(folder / "mixers_64.json", alone),
+        "across": comparison(folder / "across_32.json", sized(ACROSS, 32)),
+    }
 
 
 def mgil(folder: Path) -> dict[str, str]:
