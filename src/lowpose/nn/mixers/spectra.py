@@ -82,10 +82,10 @@ class Fourier(Spectrum):
         }
 
     def uses_matrices(self, device: torch.device) -> bool:
-        if self.way != "auto":
-            return self.way == "matrix"
         if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return True  # runtimes have slow transforms, or none
+        if self.way != "auto":
+            return self.way == "matrix"
         return device.type == "cpu" and max(self.height, self.width) <= MATRIX_SIDE
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
