@@ -20,8 +20,9 @@ PUBLISHED = [name for name in NAMES if name.split("/")[0] in ("coco", "mpii", "c
 ROWS = [row["name"] for row in list_recipes() if "paper" in row and row["name"] in NAMES]
 KINDS = {"coco": "coco", "mpii": "mpii", "crowdpose": "crowdpose", "lspet": "lsp", "synthetic": "synthetic"}
 HEADS = {"simplebaseline": "heatmap", "heatmap": "heatmap", "dark": "heatmap", "udp": "udp", "simcc": "simcc", "cdkd": "simcc"}
-HEADS |= {"mgil": "simcc", "spd": "simcc", "integral": "integral"}
-TAUGHT = {"simcc_fitnets", "simcc_fc-feature", "simcc_fc-class", "simcc_kd", "heatmap_sape"}  # by other parts than CDKD's
+HEADS |= {"mgil": "simcc", "spd": "simcc", "integral": "integral", "shipped": "simcc"}
+# by other parts than CDKD's
+TAUGHT = {"simcc_fitnets", "simcc_fc-feature", "simcc_fc-class", "simcc_kd", "heatmap_sape", "shipped"}
 BACKBONES = {
     "hrnet-w32": "hrnet_w32",
     "hrnet-w48": "hrnet_w48",

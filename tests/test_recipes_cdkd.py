@@ -15,7 +15,8 @@ from lowpose.nn.distill.base import build_distillers
 from lowpose.recipe_files import load_config, recipe_names
 
 CONFIGS = {name: load_config(name) for name in recipe_names()}
-TAUGHT = [name for name, config in CONFIGS.items() if config.teacher and not config.model.tokens]
+PACKAGED = [name for name in CONFIGS if name.startswith("lspet/shipped_")]  # of the weights that come with the package
+TAUGHT = [name for name, config in CONFIGS.items() if config.teacher and not config.model.tokens and name not in PACKAGED]
 PAPERS = [name for name in TAUGHT if not name.startswith("lspet/")]
 OWN = [name for name in TAUGHT if name.startswith("lspet/")]
 SHIPPED = "weights/lspet_simcc_hrnet-w18-small_128.safetensors"
@@ -168,7 +169,7 @@ def test_teachers_are_recipes_of_256_pixels_and_share_the_split_factor(name):
     assert load_config(teacher).teacher is None
 
 
-@pytest.mark.parametrize("name", TAUGHT)
+@pytest.mark.parametrize("name", TAUGHT + PACKAGED)
 def test_student_teacher_and_methods_fit_together(name):
     """All methods of the recipe are built for what both models answer; every term teaches the student."""
     config, student, teacher = load_config(name), side_of(name), side_of(teacher_of(name))
@@ -252,6 +253,14 @@ def test_own_students_learn_from_the_shipped_teacher():
         assert config.teacher.cache == ("full" if released else "merged")
         assert model_of(name).head.bins[0] == 3 * config.input.size[0]
         assert side_of(teacher_of(name)).shapes["x"] == (14, 384)  # 4 or 2 bins of the teacher make one
+
+
+def test_packaged_students_see_half_of_their_views_from_afar():
+    assert [parts(name)[2:] for name in PACKAGED] == [("hrnet-w18-small", 32), ("hrnet-w18-small", 64)]
+    for name in PACKAGED:
+        config = load_config(name)
+        assert config.teacher.weights == SHIPPED and config.distill["sape"] == WANTED["projector"]["sape"] | {"weight": 5}
+        assert config.augment.camera == 0.5 and config.input.camera.height[0] < 32 and config.input.resample == "area"
 
 
 def test_the_released_wiring():
