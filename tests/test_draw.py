@@ -145,7 +145,7 @@ def test_crop_with_prediction_and_truth():
         assert np.abs(out[int(y) - 1 : int(y) + 1, int(x) - 1 : int(x) + 1].astype(int) - colour).max() <= 3
     line = out[132, 24:168].astype(int)
     white = (line > 200).all(-1)
-    assert 0.2 < white.mean() < 0.9 and np.abs(np.diff(white.astype(int))).sum() > 8  # dotted
+    assert 0.2 < white.mean() < 0.9 and np.abs(np.diff(white.astype(int))).sum() > 8  # dashed
     solid = out[int(10 * 6) - 1, 40:80].astype(int)
     assert (np.abs(solid - LEFT) <= 3).all()
 

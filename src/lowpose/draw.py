@@ -69,7 +69,7 @@ def draw_crop(
     threshold: float = 0.05,
     smooth: bool = False,
 ) -> np.ndarray:
-    """A crop, enlarged until its longer side is `size`, with the predicted skeleton and the true one (dotted, white).
+    """A crop, enlarged until its longer side is `size`, with the predicted skeleton and the true one (dashed, white).
 
     Args:
         crop: (h, w, 3) uint8 RGB. keypoints: (K, 2) crop pixels, (x, y), or None. scores: (K,), or None to draw all joints.
@@ -305,7 +305,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, text: int, font: ImageFont.FreeTypeFont) -> None:
-    for label, colour in (("left", LEFT), ("right", RIGHT), ("middle", MIDDLE), ("truth (dotted)", TRUTH)):
+    for label, colour in (("left", LEFT), ("right", RIGHT), ("middle", MIDDLE), ("truth (dashed)", TRUTH)):
         pen.rounded_rectangle((x, y - text // 3, x + 2 * text, y + text // 3), text // 4, colour, PALE)
         pen.text((x + 2.5 * text, y), label, INK, font, anchor="lm")
         x += int(4.5 * text + font.getlength(label))

@@ -212,7 +212,7 @@ def draw_grid(sides: list[Side], order: np.ndarray, chosen: dict[str, list[int]]
         "Under each crop the mean error of the labelled joints as a share of the crop; "
         f"mean of all {len(order)} persons: {means}. "
         + ("Best, median, worst: of the student; gained, lost: against the baseline. " if len(sides) == 2 else "")
-        + "Solid: predicted, dotted: labelled."
+        + "Solid: predicted, dashed: labelled."
     )
     columns = len(tiles) // len(chosen)
     return contact_sheet(tiles, columns, titles, caption, TILE, list(chosen), legend=columns > 2)
