@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+from lowpose.cards import table_lines
 from lowpose.comparison import cell
 
 HERE = Path(__file__).parent
@@ -63,7 +64,7 @@ def comparison(path: Path, rows: dict[str, str], costs: Path | None = None) -> s
     metrics = [m for m in METRICS if any(m in row for row in found.values())] or METRICS[:1]
     cost = json.loads(costs.read_text())["rows"] if costs is not None and costs.is_file() else None
     heads = ["M", "MMAC", "ms"] if cost else []
-    out = ["| | " + " | ".join([*heads, *metrics]) + " |", "|---" * (len(heads) + len(metrics) + 1) + "|"]
+    table = []
     for name, title in rows.items():
         row = found.get(name)
         cells = [cell(row[m]) for m in metrics] if row else ["not run"] * len(metrics)
@@ -74,7 +75,8 @@ def comparison(path: Path, rows: dict[str, str], costs: Path | None = None) -> s
                 if c
                 else ["", "", "", *cells]
             )
-        out.append(f"| {title} | " + " | ".join(cells) + " |")
+        table.append([title, *cells])
+    out = table_lines(["", *heads, *metrics], table)
     if result["rows"]:
         b = result["budget"]
         seeds = ", ".join(map(str, result["seeds"]))
@@ -89,11 +91,9 @@ def sized(rows: dict[str, str], size: int, *names: str) -> dict[str, str]:
 
 def tried(path: Path) -> str:
     """Settings that were tried on 'tune', a part of the training split."""
-    out = ["| settings | PCKh@0.5 | PCKh@0.1 | PCK@0.2 |", "|---|---|---|---|"]
-    for row in json.loads(path.read_text()) if path.is_file() else []:
-        values = " | ".join(f"{row['metrics'][m]:.2f}" for m in METRICS[:3])
-        out.append(f"| {row['settings']} | {values} |")
-    return "\n".join(out)
+    found = json.loads(path.read_text()) if path.is_file() else []
+    rows = [[row["settings"], *(f"{row['metrics'][m]:.2f}" for m in METRICS[:3])] for row in found]
+    return "\n".join(table_lines(["settings", *METRICS[:3]], rows))
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
@@ -117,12 +117,8 @@ def cdkd(folder: Path) -> dict[str, str]:
 
 def kdgf(folder: Path) -> dict[str, str]:
     """Of kdgf.md: token students alone and taught; a comparison of two rows for each mixer and kind of output."""
-    out = [
-        "| mixer | M | MMAC | classification | taught | regression | taught |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    mean = json.loads((HERE / "mean_pose.json").read_text())["metrics"]["PCKh@0.5"]
-    out.append(f"| none: the mean pose of the training split | | | {mean:.2f} | | {mean:.2f} | |")
+    mean = f"{json.loads((HERE / 'mean_pose.json').read_text())['metrics']['PCKh@0.5']:.2f}"
+    students = [["none: the mean pose of the training split", "", "", mean, "", mean, ""]]
     for mixer, title in MIXERS.items():
         cells, cost = [], ["", ""]
         for head in ("simcc", "regression"):
@@ -133,10 +129,11 @@ def kdgf(folder: Path) -> dict[str, str]:
             alone, taught = json.loads(path.read_text())["rows"]
             cost = [f"{alone['params'] / 1e6:.2f}", f"{alone['macs'] / 1e6:.1f}"]
             cells += [cell(row["metrics"]["PCKh@0.5"]) for row in (alone, taught)]
-        out.append("| " + " | ".join([title, *cost, *cells]) + " |")
+        students.append([title, *cost, *cells])
+    columns = ["mixer", "M", "MMAC", "classification", "taught", "regression", "taught"]
     alone = {f"simcc_{mixer}_64": title for mixer, title in MIXERS.items()}
     return {
-        "students": "\n".join(out),
+        "students": "\n".join(table_lines(columns, students)),
         "mixers": comparison(folder / "mixers_64.json", alone),
         "across": comparison(folder / "across_32.json", sized(ACROSS, 32)),
     }
@@ -158,18 +155,24 @@ def mgil(folder: Path) -> dict[str, str]:
 def export(folder: Path) -> dict[str, str]:
     """Of export.md: what exported files answer beside torch."""
     found = json.loads((HERE / "parity.json").read_text())
-    models = ["| model | head | pixels | score | maps | ties |", "|---|---|---|---|---|---|"]
-    for r in found["models"]:
-        numbers = " | ".join(f"{r[name]:.1g}" for name in ("pixels", "score", "maps"))
-        models.append(f"| {r['model']} | {r['head']} | {numbers} | {r['ties']:.0f} of {r['keypoints']:.0f} |")
-    photographs = ["| weights | persons | mean | largest | keypoints over 1 pixel |", "|---|---|---|---|---|"]
-    for name, r in found["photographs"].items():
-        photographs.append(f"| {name} | {r['persons']} | {r['mean']:.2g} | {r['largest']:.2g} | {r['over_1px']} |")
+    differences = ("pixels", "score", "maps")
+    models = [
+        [r["model"], r["head"], *(f"{r[name]:.1g}" for name in differences), f"{r['ties']:.0f} of {r['keypoints']:.0f}"]
+        for r in found["models"]
+    ]
+    photographs = [
+        [name, str(r["persons"]), f"{r['mean']:.2g}", f"{r['largest']:.2g}", str(r["over_1px"])]
+        for name, r in found["photographs"].items()
+    ]
     e = json.loads((folder / "card-lspet_simcc_hrnet-w18-small_64-int8.json").read_text())["exported"]
-    eight = [f"| | float32 ({e['bytes_float32'] / 1e6:.2f} MB) | INT8 ({e['bytes'] / 1e6:.2f} MB) |", "|---|---|---|"]
-    for name in METRICS[:4]:
-        eight.append(f"| {name} | {e['before'][name]['value']:.2f} | {cell(e['difference'][name])} |")
-    return {"parity": "\n".join(models), "photographs": "\n".join(photographs), "int8": "\n".join(eight)}
+    files = ["", f"float32 ({e['bytes_float32'] / 1e6:.2f} MB)", f"INT8 ({e['bytes'] / 1e6:.2f} MB)"]
+    eight = [[name, f"{e['before'][name]['value']:.2f}", cell(e["difference"][name])] for name in METRICS[:4]]
+    tables = {
+        "parity": table_lines(["model", "head", *differences, "ties"], models),
+        "photographs": table_lines(["weights", "persons", "mean", "largest", "keypoints over 1 pixel"], photographs),
+        "int8": table_lines(files, eight),
+    }
+    return {name: "\n".join(lines) for name, lines in tables.items()}
 
 
 INTEGRAL = {
@@ -190,20 +193,19 @@ READINGS = {  # settings of `lowpose eval` -> what they mean
 
 def integral(folder: Path) -> dict[str, str]:
     """Of integral.md: detection and regression, trained and read as such, and the parts of the split where they err."""
-    readings = ["| trained as | read as | PCKh@0.5 | PCKh@0.1 | EPE_crop |", "|---|---|---|---|---|"]
+    figures, readings = ("PCKh@0.5", "PCKh@0.1", "EPE_crop"), []
     for name, title in INTEGRAL.items():
         for reading, told in READINGS.items():
             path = folder / "readings" / f"{name}_{reading}.json"
             if path.is_file():
                 metrics = json.loads(path.read_text())["metrics"]
-                cells = [f"{metrics[m]['value']:.2f}" for m in ("PCKh@0.5", "PCKh@0.1", "EPE_crop")]
-                readings.append(f"| {title} | {told} | " + " | ".join(cells) + " |")
+                readings.append([title, told, *(f"{metrics[m]['value']:.2f}" for m in figures)])
     models = json.loads((HERE / "parts.json").read_text())["models"]
     ours = {title: models[f"integral/{name}_64"] for name, title in INTEGRAL.items() if f"integral/{name}_64" in models}
     return {
         "compare": comparison(folder / "compare.json", sized(INTEGRAL, 64, "detection", "plain", "compensated")),
         "prior": comparison(folder / "prior.json", sized(INTEGRAL, 64)),
-        "readings": "\n".join(readings),
+        "readings": "\n".join(table_lines(["trained as", "read as", *figures], readings)),
         **{part: parts_table(ours, part, "EPE_crop", 2) for part in ("joints", "size", "height")},
     }
 
@@ -213,26 +215,22 @@ def parts_table(models: dict[str, dict], part: str, metric: str, digits: int) ->
     if not models:
         return "not run"
     bins = {b: c["persons"] for b, c in next(iter(models.values()))["parts"][part].items() if c["persons"]}
-    out = ["| | all | " + " | ".join(bins) + " |", "|---" * (len(bins) + 2) + "|"]
-    out.append("| persons | " + " | ".join(map(str, [sum(bins.values()), *bins.values()])) + " |")
+    rows = [["persons", *map(str, [sum(bins.values()), *bins.values()])]]
     for name, model in models.items():
         cells = [model["parts"]["all"]["all"], *(model["parts"][part][b] for b in bins)]
-        values = ["-" if c[metric] is None else f"{c[metric]:.{digits}f}" for c in cells]
-        out.append(f"| {name} | " + " | ".join(values) + " |")
-    return "\n".join(out)
+        rows.append([name, *("-" if c[metric] is None else f"{c[metric]:.{digits}f}" for c in cells)])
+    return "\n".join(table_lines(["", "all", *bins], rows))
 
 
 def heights(folder: Path) -> dict[str, str]:
     """Of heights.md: every trained model by the natural height of persons, and shipped ones by rendered height."""
     models = json.loads((HERE / "parts.json").read_text())["models"]
     names = {f"{n} ({m['seeds']})" if m["seeds"] > 1 else n: m for n, m in models.items()}
-    rendered = []
-    for path in [*sorted((HERE.parents[1] / "src/lowpose/weights").glob("*.json")), *sorted(folder.glob("*.json"))]:
-        rows = json.loads(path.read_text())["heights"]["rows"]
-        rendered = rendered or ["| | " + " | ".join(f"{r['height']} px" for r in rows) + " |", "|---" * (len(rows) + 1) + "|"]
-        values = " | ".join(f"{r['same']['figures']['PCKh@0.5']['value']:.1f}" for r in rows)
-        rendered.append(f"| {path.stem} | {values} |")
-    return {"natural": parts_table(names, "height", "PCKh@0.5", 1), "rendered": "\n".join(rendered)}
+    cards = [*sorted((HERE.parents[1] / "src/lowpose/weights").glob("*.json")), *sorted(folder.glob("*.json"))]
+    found = {path.stem: json.loads(path.read_text())["heights"]["rows"] for path in cards}
+    columns = ["", *(f"{r['height']} px" for r in next(iter(found.values())))]
+    rows = [[name, *(f"{r['same']['figures']['PCKh@0.5']['value']:.1f}" for r in values)] for name, values in found.items()]
+    return {"natural": parts_table(names, "height", "PCKh@0.5", 1), "rendered": "\n".join(table_lines(columns, rows))}
 
 
 PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil, "export": export, "integral": integral, "heights": heights}
