@@ -10,6 +10,7 @@ from torch import nn
 
 from lowpose.config import TokensConfig, validate
 from lowpose.errors import LowposeError
+from lowpose.nn import tokens
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 from lowpose.nn.tokens import Layer, TokenEncoder, initialise_tokens, sine_positions
 
@@ -225,3 +226,19 @@ def test_mixers_that_are_wrong(mixer, said):
 def test_settings_that_are_wrong(settings, said):
     with pytest.raises(LowposeError, match=said):
         validate(TokensConfig, {"patch": PATCH, "width": WIDTH, "depth": 3, **settings}, "model.tokens")
+
+
+@pytest.mark.parametrize("settings", [{}, {"mixer": {"name": "attention"}, "taps": (1, 3)}, {"mixer": {"name": "gfl-dynamic"}}])
+def test_large_batches_are_predicted_a_few_pictures_at_a_time(settings, monkeypatch):
+    """With gradients all pictures go through together; without, at most CPU_TOKENS tokens, and the answer is the same."""
+    model, feature = encoder(**settings).eval(), picture(batch=7)
+    monkeypatch.setattr(tokens, "CPU_TOKENS", 3 * model.grid.count + 1)
+    seen = []
+    model.layers[0].register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    whole = model(feature)
+    with torch.no_grad():
+        parts = model(feature)
+    assert seen == [7, 3, 3, 1]
+    for a, b in zip(whole, parts, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b)

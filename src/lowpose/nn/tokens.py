@@ -22,6 +22,8 @@ from lowpose.errors import LowposeError
 from lowpose.nn.layers.token_output import initialise_tokens
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 
+CPU_TOKENS = 2176  # of width 192: about as many stay in a CPU's cache from layer to layer (8 pictures of 272 tokens, 2 of 1,040)
+
 
 class TokenEncoder(nn.Module):
     """(B, C, H, W) -> keypoint tokens (B, K, D or, tapped, D times taps), visual tokens as a map (B, D, h, w).
@@ -66,6 +68,18 @@ class TokenEncoder(nn.Module):
         visual = self.embed(feature)
         visual = visual.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.keypoint.expand(visual.shape[0], -1, -1).to(visual.dtype), visual], 1)
+        keypoint, visual = self._run(tokens)
+        return keypoint, visual.transpose(1, 2).unflatten(2, (self.grid.height, self.grid.width))
+
+    def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """All layers; on a CPU that only predicts, on a few pictures at a time: a third quicker in large batches."""
+        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._run_layers(tokens)
+        parts = tokens.split(max(1, CPU_TOKENS // self.grid.count))
+        keypoint, visual = zip(*map(self._run_layers, parts), strict=True)
+        return torch.cat(keypoint), torch.cat(visual)
+
+    def _run_layers(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         k, tapped = self.grid.keypoints, []
         for i, layer in enumerate(self.layers):
             if i not in self.taps:
@@ -73,7 +87,7 @@ class TokenEncoder(nn.Module):
             tokens = layer(tokens)
             if i + 1 in self.taps:
                 tapped.append(tokens[:, :k])
-        return torch.cat(tapped, -1), tokens[:, k:].transpose(1, 2).unflatten(2, (self.grid.height, self.grid.width))
+        return torch.cat(tapped, -1), tokens[:, k:]
 
 
 class Layer(nn.Module):
