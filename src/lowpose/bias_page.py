@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lowpose.cards import table_lines
+
 COLOURS = ("#4477aa", "#cc6677", "#ddaa33", "#117733", "#aa4499", "#88ccee")
 Rows = list[dict[str, Any]]
 
@@ -32,19 +34,17 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _table(what: str, betas: list[float], rows: Rows, key, every: int = 1) -> list[str]:
     by = {(key(r), r["beta"]): r for r in rows}
-    lines = ["", f"| {what} | " + " | ".join(f"beta {b:g}" for b in betas) + " |", "|---" * (len(betas) + 1) + "|"]
-    for value in list(dict.fromkeys(key(r) for r in rows))[every // 4 :: every]:
-        lines.append(f"| {value:g} | " + " | ".join(_cell(by[value, b]) for b in betas) + " |")
-    return lines
+    values = list(dict.fromkeys(key(r) for r in rows))[every // 4 :: every]
+    cells = [[f"{value:g}", *(_cell(by[value, b]) for b in betas)] for value in values]
+    return ["", *table_lines([what, *(f"beta {b:g}" for b in betas)], cells)]
 
 
 def _beta_table(rows: Rows) -> list[str]:
     sides = list(dict.fromkeys(r["side"] for r in rows))
     by = {(r["beta"], r["side"]): r for r in rows}
-    lines = ["", "| beta | " + " | ".join(f"{n} x {n} cells" for n in sides) + " |", "|---" * (len(sides) + 1) + "|"]
-    for beta in list(dict.fromkeys(r["beta"] for r in rows))[::2]:
-        lines.append(f"| {beta:g} | " + " | ".join(_cell(by[beta, n]) for n in sides) + " |")
-    return lines
+    betas = list(dict.fromkeys(r["beta"] for r in rows))[::2]
+    cells = [[f"{beta:g}", *(_cell(by[beta, n]) for n in sides)] for beta in betas]
+    return ["", *table_lines(["beta", *(f"{n} x {n} cells" for n in sides)], cells)]
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -52,6 +52,11 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _network_tables(n: dict[str, Any]) -> list[str]:
+    ways = ("plain", "predicted", "compensated")
+    places = [
+        [f"{r['from']:.1f} to {r['to']:.1f}", str(r["n"]), *(f"{100 * r[k]:.2f}" if k in r else "" for k in ways)]
+        for r in n["by_position"]
+    ]
     lines = [
         "",
         f"## {n['name']}",
@@ -63,24 +68,17 @@ def _network_tables(n: dict[str, Any]) -> list[str]:
         "",
         f"Mean distance from the labels, crop pixels; the highest cell's centre: {n['argmax_error']:.3f}.",
         "",
-        "| beta | N / C | plain | compensated |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['beta']:g} | {r['share']:.3f} | {r['plain_error']:.3f} | {r['compensated_error']:.3f} |" for r in n["readings"]
-    ]
-    lines += [
+        *table_lines(
+            ["beta", "N / C", "plain", "compensated"],
+            [[f"{r['beta']:g}", *(f"{r[k]:.3f}" for k in ("share", "plain_error", "compensated_error"))] for r in n["readings"]],
+        ),
         "",
         f"Mean offset from the label at beta {n['beta']:g}, percent of the side, x and y together; positive: to the right or "
         "down. Predicted: eq. 9 from the label and N / C. Mistakes of any kind fall towards the middle of where labels can be, "
         "so the compensated reading has some offset too; the bias is what the plain one has beyond that.",
         "",
-        "| label at | joints' coordinates | plain | predicted | compensated |",
-        "|---|---|---|---|---|",
+        *table_lines(["label at", "joints' coordinates", *ways], places),
     ]
-    for row in n["by_position"]:
-        found = " | ".join(f"{100 * row[k]:.2f}" if k in row else "" for k in ("plain", "predicted", "compensated"))
-        lines.append(f"| {row['from']:.1f} to {row['to']:.1f} | {row['n']} | {found} |")
     if n["skipped_pictures"]:
         lines += ["", f"Pictures that could not be read: {len(n['skipped_pictures'])}."]
     return lines

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lowpose.cards import table_lines
+
 INKS = ("#cc6677", "#4477aa")
+BY_KEYPOINT = ("as they are", "calibrated", "right")
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -25,22 +28,31 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "![reliability diagram](calibration.png)",
         "",
-        "| held-out half | expected calibration error | log loss | Brier score | mean score | right |",
-        "|---|---|---|---|---|---|",
+        *table_lines(
+            ["held-out half", "expected calibration error", "log loss", "Brier score", "mean score", "right"],
+            [[way, *_figures(halves["held out"])] for way, halves in report["figures"].items()],
+        ),
+        "",
+        *table_lines(
+            ["keypoint", "n", *BY_KEYPOINT],
+            [[name, str(r["n"]), *(f"{r[k]:.3f}" for k in BY_KEYPOINT)] for name, r in report["by_keypoint"].items()],
+        ),
     ]
-    for way, halves in report["figures"].items():
-        f = halves["held out"]
-        cells = (f"{100 * f['ece']:.2f}%", f"{f['log_loss']:.4f}", f"{f['brier']:.4f}", f"{f['mean']:.3f}", f"{f['right']:.3f}")
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    lines += ["", "| keypoint | n | as they are | calibrated | right |", "|---|---|---|---|---|"]
-    for name, row in report["by_keypoint"].items():
-        lines.append(f"| {name} | {row['n']} | {row['as they are']:.3f} | {row['calibrated']:.3f} | {row['right']:.3f} |")
     if report["skipped_pictures"]:
         lines += ["", f"Pictures that could not be read: {len(report['skipped_pictures'])} (named in calibration.json)"]
     lines += ["", "Versions: " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()) + "."]
     if report["command"]:
         lines += ["", "```", report["command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _figures(f: dict[str, float]) -> list[str]:
+    """Of one way to score: as the table's columns."""
+    return [
+        f"{100 * f['ece']:.2f}%",
+        *(f"{f[k]:.4f}" for k in ("log_loss", "brier")),
+        *(f"{f[k]:.3f}" for k in ("mean", "right")),
+    ]
 
 
 def draw_calibration(report: dict[str, Any], path: Path) -> None:

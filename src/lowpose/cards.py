@@ -107,10 +107,11 @@ def markdown(card: dict[str, Any]) -> str:
         f"flip test {'on' if card['flip_test'] else 'off'}.",
         f"Cost: {card['cost']['params'] / 1e6:.2f}M parameters, {card['cost']['macs'] / 1e9:.3f} GMAC.",
         "",
-        f"| metric | value [95% interval over {'pictures' if 'classes' in m else 'persons; AP and AR: over pictures'}] | n |",
-        "|---|---|---|",
+        *table_lines(
+            ["metric", f"value [95% interval over {'pictures' if 'classes' in m else 'persons; AP and AR: over pictures'}]", "n"],
+            [[name, interval(v), str(v.get("n", ""))] for name, v in card["metrics"].items()],
+        ),
     ]
-    lines += [f"| {name} | {interval(v)} | {v.get('n', '')} |" for name, v in card["metrics"].items()]
     if card.get("exported"):
         lines += ["", *_exported(card)]
     if card.get("teacher"):
@@ -151,15 +152,14 @@ def _by_joint(card: dict[str, Any]) -> list[str]:
     if not groups:
         return []
     names = list(next(iter(groups.values())))
-    lines = ["", "| by joint | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    return lines + [f"| {k} | " + " | ".join(_number(v.get(n)) for n in names) + " |" for k, v in groups.items()]
+    return ["", *table_lines(["by joint", *names], [[k, *(_number(v.get(n)) for n in names)] for k, v in groups.items()])]
 
 
 def _by_class(card: dict[str, Any], ends: int = 10) -> list[str]:
     """The classes that are told worst and best; all are in card.json."""
     ranked = sorted(card["groups"]["top-1"].items(), key=lambda item: item[1])
     shown = ranked if len(ranked) <= 2 * ends else [*ranked[:ends], *ranked[-ends:]]
-    return ["", "| class | top-1 |", "|---|---|", *(f"| {name} | {value:.1f} |" for name, value in shown)]
+    return ["", *table_lines(["class", "top-1"], [[name, f"{value:.1f}"] for name, value in shown])]
 
 
 def _left_out(card: dict[str, Any]) -> list[str]:
@@ -182,18 +182,17 @@ def _exported(card: dict[str, Any]) -> list[str]:
     e = card["exported"]
     kept = ", ".join(e["float32_parts"]) or "nothing"
     ranges = f"; ranges from {e['calibration']['crops']} crops of `{e['calibration']['split']}`" if e["calibration"] else ""
+    before = {name: v["value"] for name, v in e["before"].items() if v.get("value") is not None}
+    rows = [
+        [name, f"{before[name]:.2f}", f"{d['mean']:.2f}", f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]"]
+        for name, d in e["difference"].items()
+        if name in before
+    ]
     return [
         f"Exported as {e['precision']} from {e['from']['file']} ({e['layers']} layers; in float32: {kept}{ranges}): "
         f"{e['bytes'] / 1e6:.2f} MB, float32 {e['bytes_float32'] / 1e6:.2f} MB. Before and after, on the same persons:",
         "",
-        f"| metric | float32 | {e['precision']} | difference [95% interval] |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {e['before'][name]['value']:.2f} | {d['mean']:.2f} | {d['difference']:+.2f} "
-            f"[{d['low']:+.2f}, {d['high']:+.2f}] |"
-            for name, d in e["difference"].items()
-            if e["before"].get(name, {}).get("value") is not None
-        ),
+        *table_lines(["metric", "float32", e["precision"], "difference [95% interval]"], rows),
     ]
 
 

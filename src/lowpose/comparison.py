@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lowpose.cards import sha256
+from lowpose.cards import sha256, table_lines
 from lowpose.checkpoint import WEIGHTS, describe_weights, load_model, weights_path
 from lowpose.config import RunConfig, parse_config
 from lowpose.errors import LowposeError
@@ -194,12 +194,14 @@ def markdown(result: dict[str, Any]) -> str:
         "Last weights (EMA where the recipe has one). In brackets: difference to the first row, "
         f"95% paired bootstrap interval over {result['units']} and seeds.",
         "",
-        "| recipe | params M | GMAC | " + " | ".join(names) + " |",
-        "|---|" + "---|" * (len(names) + 2),
+        *table_lines(
+            ["recipe", "params M", "GMAC", *names],
+            [
+                [r["recipe"], f"{r['params'] / 1e6:.2f}", f"{r['macs'] / 1e9:.3f}", *(cell(r["metrics"][n]) for n in names)]
+                for r in result["rows"]
+            ],
+        ),
     ]
-    for row in result["rows"]:
-        cells = [cell(row["metrics"][n]) for n in names]
-        lines.append(f"| {row['recipe']} | {row['params'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
