@@ -120,6 +120,19 @@ def test_settings_that_would_do_nothing_are_refused(override):
         load_config("synthetic/simcc_hrnet-w18-small_32", ["cache.dir=null", override])
 
 
+def test_downsampling_is_a_name_or_its_settings(recipe):
+    path = recipe("model: {downsampling: spd}", "low")
+    assert load_config(path).model.downsampling == {"name": "spd"}
+    assert load_config(path, ["model.downsampling.where=[conv1]"]).model.downsampling == {"name": "spd", "where": ["conv1"]}
+    more = load_config(recipe(f"base: {path}\nmodel: {{downsampling: {{where: [conv2]}}}}"))
+    assert more.model.downsampling == {"name": "spd", "where": ["conv2"]}
+    other = load_config(path, ["model.downsampling=mgil", "model.downsampling.light=reduce"])
+    assert other.model.downsampling == {"name": "mgil", "light": "reduce"}
+    again = load_config(recipe(f"base: {path}\nmodel: {{downsampling: mgil}}"))
+    assert again.model.downsampling == {"name": "mgil"}
+    assert load_config(path, ["model.downsampling=null"]).model.downsampling is None
+
+
 def test_a_teacher_is_a_path_or_its_settings(recipe):
     path = recipe("teacher: runs/great\ndistill: {cca: {temperature: 2}}")
     short, long = load_config(path), load_config(path, ["teacher={weights: runs/great}"])

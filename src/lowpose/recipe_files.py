@@ -12,6 +12,7 @@ from lowpose.config import RunConfig, merge, parse_config
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
+SHORT = {"teacher": "weights", "model.downsampling": "name"}  # sections whose bare text is the value of this key
 # overrides that leave a recipe the published row that it was
 HARMLESS = (
     *("data.root=", "data.boxes=", "cache.", "teacher.weights=", "teacher.cache=", "eval.batch_size=", "train.seed="),
@@ -91,17 +92,23 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
         # what is derived from a published row is not that row
         merged = merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
-    if "teacher" in values:
-        values["teacher"] = named_weights(values["teacher"])
-    merged = merge(merged, values)
+    merged = merge(merged, _in_full(values))
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
     return merged
 
 
-def named_weights(value: Any) -> Any:
-    """A bare `teacher: PATH` as the section that recipes and overrides can add keys to."""
-    return {"weights": value} if isinstance(value, str) else value
+def _in_full(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Bare texts as the sections that they are short for, to which recipes and overrides can add keys."""
+    out = {}
+    for key, value in values.items():
+        place = f"{above}{key}"
+        out[key] = _in_full(value, f"{place}.") if isinstance(value, dict) else _section(place, value)
+    return out
+
+
+def _section(place: str, value: Any) -> Any:
+    return {SHORT[place]: value} if place in SHORT and isinstance(value, str) else value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:
@@ -110,7 +117,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None
         values = values[part]
         if not isinstance(values, dict):
             raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
-    values[path[-1]] = named_weights(value) if path == ["teacher"] else value
+    values[path[-1]] = _section(".".join(path), value)
 
 
 def shorten_paths(word: str) -> str:
