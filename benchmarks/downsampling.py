@@ -22,7 +22,7 @@ from lowpose.recipe_info import recipe_model
 from lowpose.turns import measure
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
-MODELS = {name: f"mgil/{name}_32.yaml" for name in ("simcc", "spd", "flie", "flie-cii", "mgil", "depthwise", "reduce", "wide")}
+MODELS = {name: f"mgil/{name}_32.yaml" for name in ("simcc", "spd", "flie", "flie-cii", "mgil", "depthwise", "reduce", "below", "wide")}
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ def page(cards: dict[str, dict]) -> str:
         "",
         "- [cdkd.md](cdkd.md), [kdgf.md](kdgf.md), [mgil.md](mgil.md), [integral.md](integral.md): studies on LSPET",
         "- [heights.md](heights.md): every trained model by the height of the person in pixels",
+        "- [synthetic.md](synthetic.md): drawn people before photographs",
         "- [export.md](export.md): exported files beside torch, and 8 bits; [calibration](calibration/calibration.md) of scores",
         "- [robustness of the 64 pixel network](robustness/lspet_simcc_hrnet-w18-small_64/robustness.md), of",
         "  [`lowpose-64`](robustness/lowpose-64/robustness.md), which far-camera views taught, and of the",

@@ -32,6 +32,7 @@ MGIL = {  # rows of its Table 5, and ours
     "mgil": "MGIL: FLIE + CII + MGAF",
     "reduce": "light: channels reduced first",
     "depthwise": "light: depthwise",
+    "below": "light: the stem stays",
     "wide": "control: plain HRNet-W18",
     "cdkd": "CDKD",
     "projector": "SimCC taught by one projector",
@@ -44,6 +45,17 @@ MIXERS = {
     "fft-dynamic": "FFT, dynamic",
     "dct-static": "DCT, static",
     "dct-dynamic": "DCT, dynamic",
+}
+SEEDS = {  # the rows with three seeds
+    "simcc_fft-static_64": "FFT, static",
+    "simcc-kd_fft-static_64": "FFT, static, taught",
+    "simcc_fft-dynamic_64": "FFT, dynamic",
+    "simcc-kd_fft-dynamic_64": "FFT, dynamic, taught",
+}
+WARM = {  # regression that begins with a classification student's tokens
+    "regression-warm_dct-static_64": "alone",
+    "regression-warm-kd_dct-static_64": "taught",
+    "regression-warm-l1_dct-static_64": "alone, L1",
 }
 ACROSS = {  # students of 32 pixels, whose grid is not the teacher's
     "across": "alone",
@@ -135,6 +147,8 @@ def kdgf(folder: Path) -> dict[str, str]:
     return {
         "students": "\n".join(table_lines(columns, students)),
         "mixers": comparison(folder / "mixers_64.json", alone),
+        "seeds": comparison(folder / "seeds_64.json", SEEDS),
+        "warm": comparison(folder / "warm_64.json", WARM),
         "across": comparison(folder / "across_32.json", sized(ACROSS, 32)),
     }
 
@@ -142,7 +156,7 @@ def kdgf(folder: Path) -> dict[str, str]:
 def mgil(folder: Path) -> dict[str, str]:
     """Of mgil.md."""
     costs = folder / "cost_32.json"
-    screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "wide")
+    screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "below", "wide")
     seeds = ("simcc", "mgil", "reduce", "depthwise", "cdkd", "projector", "mgil-cdkd", "mgil-projector")
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
@@ -150,6 +164,18 @@ def mgil(folder: Path) -> dict[str, str]:
         "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-projector")),
         "cifar": comparison(folder / "cifar.json", CIFAR),
     }
+
+
+def synthetic(folder: Path) -> dict[str, str]:
+    """Of synthetic.md: photographs after drawn people, beside fewer and as many steps on photographs alone."""
+    measured = {name: json.loads((folder / f"{name}_32.json").read_text())["rows"] for name in ("simcc", "longer")}
+    titles = {"simcc": "20 epochs of photographs", "longer": "40 epochs of photographs"}
+    rows = [[titles[name], *(cell(measured[name][0]["metrics"][m]) for m in METRICS[:4])] for name in titles]
+    rows += [
+        [f"20 of drawn people, then 20 of photographs; beside {titles[name]}", *(cell(after["metrics"][m]) for m in METRICS[:4])]
+        for name, (_, after) in measured.items()
+    ]
+    return {"prepared": "\n".join(table_lines(["", *METRICS[:4]], rows))}
 
 
 def export(folder: Path) -> dict[str, str]:
@@ -164,13 +190,16 @@ def export(folder: Path) -> dict[str, str]:
         [name, str(r["persons"]), f"{r['mean']:.2g}", f"{r['largest']:.2g}", str(r["over_1px"])]
         for name, r in found["photographs"].items()
     ]
-    e = json.loads((folder / "card-lspet_simcc_hrnet-w18-small_64-int8.json").read_text())["exported"]
-    files = ["", f"float32 ({e['bytes_float32'] / 1e6:.2f} MB)", f"INT8 ({e['bytes'] / 1e6:.2f} MB)"]
-    eight = [[name, f"{e['before'][name]['value']:.2f}", cell(e["difference"][name])] for name in METRICS[:4]]
+    eight = []
+    for path in sorted(folder.glob("card-*-int8.json")):
+        e = json.loads(path.read_text())["exported"]
+        size = f"{e['bytes_float32'] / 1e6:.2f} to {e['bytes'] / 1e6:.2f}"
+        figures = (f"{e['before'][name]['value']:.2f} to {cell(e['difference'][name])}" for name in METRICS[:4])
+        eight.append([path.stem.removeprefix("card-").removesuffix("-int8"), size, *figures])
     tables = {
         "parity": table_lines(["model", "head", *differences, "ties"], models),
         "photographs": table_lines(["weights", "persons", "mean", "largest", "keypoints over 1 pixel"], photographs),
-        "int8": table_lines(files, eight),
+        "int8": table_lines(["float32 to INT8", "MB", *METRICS[:4]], eight),
     }
     return {name: "\n".join(lines) for name, lines in tables.items()}
 
@@ -233,7 +262,15 @@ def heights(folder: Path) -> dict[str, str]:
     return {"natural": parts_table(names, "height", "PCKh@0.5", 1), "rendered": "\n".join(table_lines(columns, rows))}
 
 
-PAGES = {"cdkd": cdkd, "kdgf": kdgf, "mgil": mgil, "export": export, "integral": integral, "heights": heights}
+PAGES = {
+    "cdkd": cdkd,
+    "kdgf": kdgf,
+    "mgil": mgil,
+    "export": export,
+    "integral": integral,
+    "heights": heights,
+    "synthetic": synthetic,
+}
 
 
 def main() -> None:

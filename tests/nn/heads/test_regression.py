@@ -103,13 +103,14 @@ def test_parameters():
     assert count((32, 8, 8)) == (32 + 1) * 5 * K
 
 
-def test_loss_by_hand():
-    """Smooth L1 of beta 1, mean over x and y; the score's error, times its weight. Answers beyond a share of 1, too."""
+@pytest.mark.parametrize("beta", [1, 0.25, 0])
+def test_loss_by_hand(beta):
+    """Smooth L1, mean over x and y; the score's error, times its weight. Answers beyond a share of 1, too."""
     out, kp = answer(1), joints(2)
     out["xy"] = out["xy"] * 6 - 3
     weight = torch.from_numpy(np.random.default_rng(3).uniform(0, 1, (4, K)).round(2)).float()
     for score in (0.01, 0.5, 0.0):
-        head = make(score=score)
+        head = make(score=score, beta=beta)
         targets, weight = head.targets(kp, weight)
         got = head.loss(out, targets, weight)
         want = {"regression": 0.0, "score": 0.0}
@@ -117,13 +118,13 @@ def test_loss_by_hand():
         for b in range(4):
             for k in range(K):
                 d = out["xy"][b, k].double().numpy() - kp[b, k].double().numpy() / SIZE
-                sizes |= {bool(abs(v) < 1) for v in d}
-                smooth = sum(0.5 * v * v if abs(v) < 1 else abs(v) - 0.5 for v in d) / 2
+                sizes |= {bool(abs(v) < beta) for v in d}
+                smooth = sum(0.5 * v * v / beta if abs(v) < beta else abs(v) - 0.5 * beta for v in d) / 2
                 cells = d * SIZE / 4
                 value = np.exp(-(cells[0] ** 2 + cells[1] ** 2) / (2 * 2.0**2))
                 want["regression"] += float(weight[b, k]) * smooth
                 want["score"] += score * float(weight[b, k]) * abs(float(out["score"][b, k]) - value)
-        assert sizes == {True, False}
+        assert sizes == ({True, False} if beta else {False})
         assert list(got) == (["regression", "score"] if score else ["regression"])
         for n, v in got.items():
             assert float(v) == pytest.approx(want[n], rel=1e-5)
@@ -284,6 +285,6 @@ def test_weights_of_another_skeleton_are_carried_over(tmp_path, tokens, target):
 def test_settings():
     with pytest.raises(LowposeError, match="^'head.hidden' is for keypoint tokens; this head reads a feature map$"):
         make((3, 5, 7), hidden=64)
-    for wrong in ({"stride": 0}, {"score": -0.1}, {"hidden": -1}, {"sigma": 2}):
+    for wrong in ({"stride": 0}, {"score": -0.1}, {"hidden": -1}, {"beta": -1}, {"sigma": 2}):
         with pytest.raises(ValidationError):
             RegressionConfig(**wrong)

@@ -5,10 +5,10 @@ Distillation. CVPR 2023, arXiv:2303.02455, Sec. 3. From feature maps it is the r
 2014, arXiv:1312.4659: the mean of the map and one linear layer.
 
 Five numbers per keypoint: x and y (sigmoid; shares of the crop), score (as it is), spread in x and y (softplus cells of a
-heatmap of `stride` input pixels, given as shares of the crop). Loss: smooth L1 on the shares, mean over x and y. Score and
-spread are taught by distillation (`simulated_heatmap`, `predicted_score`). Without it the spread stays untaught, and so would
-the score; so `score` teaches the value that the joint's Gaussian (sigma 2 cells) has at the prediction. Published rows leave
-that out.
+heatmap of `stride` input pixels, given as shares of the crop). Loss: smooth L1 on the shares, mean over x and y, which squares
+errors below `beta` (published: 1, hence every error in the crop). Score and spread are taught by distillation
+(`simulated_heatmap`, `predicted_score`). Without it the spread stays untaught, and so would the score; so `score` teaches the
+value that the joint's Gaussian (sigma 2 cells) has at the prediction. Published rows leave that out.
 
 Departures. Invisible joints teach nothing (published: weights meet the wrong axis in the heatmap term); the flip test exchanges
 left and right scores too.
@@ -37,6 +37,7 @@ class RegressionConfig(Strict):
     name: Literal["regression"] = "regression"
     hidden: int | None = Field(None, ge=0)  # of tokens only: width of the layer between; default 384
     stride: int = Field(4, ge=1)  # input pixels per cell of the heatmap in which the spread is counted
+    beta: float = Field(1.0, ge=0)  # share of the crop; smaller errors are squared, over 2 beta; 0: L1
     score: float = Field(0.01, ge=0)  # weight of the score's own term
 
 
@@ -76,7 +77,7 @@ class Regression(PoseHead):
 
     def loss(self, outputs: Outputs, targets: Outputs, weight: Tensor) -> Outputs:
         """'regression', and 'score' where it has a weight; summed over joints."""
-        error = F.smooth_l1_loss(outputs["xy"], targets["xy"], reduction="none").mean(-1)
+        error = F.smooth_l1_loss(outputs["xy"], targets["xy"], reduction="none", beta=self.config.beta).mean(-1)
         terms = {"regression": (error * weight).sum()}
         if self.config.score:
             cells = (outputs["xy"].detach() - targets["xy"]) * outputs["xy"].new_tensor(self.input_size) / self.config.stride
