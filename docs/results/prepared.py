@@ -3,8 +3,8 @@
     python docs/results/prepared.py RUNS
 
 RUNS holds the folders simcc_32 (that of docs/studies/mgil), prepared_32 and longer_32, each with a folder for every seed. Writes
-synthetic/simcc_32.json and synthetic/longer_32.json: what `prepared_32` has more than each of them, and the cards.
-`studies.py` reads them.
+synthetic/simcc_32.json and synthetic/longer_32.json, what `prepared_32` has more than each of them, and the cards that mgil/ does
+not have. `studies.py` reads them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     measured = {}
     for name in ("simcc_32", "longer_32", "prepared_32"):
         measured[name] = [measure_run(runs / name / seed) for seed in seeds]
-        for seed in seeds:
+        for seed in seeds if name != "simcc_32" else ():
             kept = out / name / seed
             kept.mkdir(parents=True, exist_ok=True)
             shutil.copy(runs / name / seed / "card.json", kept)

@@ -48,11 +48,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _figures(f: dict[str, float]) -> list[str]:
     """Of one way to score: as the table's columns."""
-    return [
-        f"{100 * f['ece']:.2f}%",
-        *(f"{f[k]:.4f}" for k in ("log_loss", "brier")),
-        *(f"{f[k]:.3f}" for k in ("mean", "right")),
-    ]
+    return [f"{100 * f['ece']:.2f}%", f"{f['log_loss']:.4f}", f"{f['brier']:.4f}", f"{f['mean']:.3f}", f"{f['right']:.3f}"]
 
 
 def draw_calibration(report: dict[str, Any], path: Path) -> None:

@@ -101,9 +101,18 @@ class CacheConfig(Strict):
         return self
 
 
-def short_for(key: str) -> BeforeValidator:
-    """A bare text is short for the section with `key`: `teacher: PATH`, `downsampling: mgil`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+SHORT = {"teacher": "weights", "model.downsampling": "name"}  # sections for which a bare text, the value of this key, may stand
+
+
+def in_full(value: Any, place: str = "") -> Any:
+    """A value of a recipe, at `place` (dotted keys), with every bare text as the section that it is short for."""
+    if isinstance(value, dict):
+        return {key: in_full(v, f"{place}.{key}" if place else key) for key, v in value.items()}
+    return {SHORT[place]: value} if place in SHORT and isinstance(value, str) else value
+
+
+def may_be_short(place: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: in_full(value, place))
 
 
 class TokensConfig(Strict):
@@ -137,7 +146,7 @@ class ModelConfig(Strict):
     neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
     deconv: tuple[int, ...] = (256, 256, 256)
     # what takes the place of strided convolutions and pooling: 'mgil', 'spd', or a mapping of 'name' and its settings
-    downsampling: Annotated[dict[str, Any] | None, short_for("name")] = None
+    downsampling: Annotated[dict[str, Any] | None, may_be_short("model.downsampling")] = None
     tokens: TokensConfig | None = None  # null: the head reads the feature map
 
     @model_validator(mode="after")
@@ -264,7 +273,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     head: dict[str, Any] = Field(default_factory=lambda: {"name": "simcc"})  # 'name' and that head's settings
     init: str | None = None  # weights to start from; joints are matched by name
-    teacher: Annotated[TeacherConfig | None, short_for("weights")] = None
+    teacher: Annotated[TeacherConfig | None, may_be_short("teacher")] = None
     distill: dict[str, dict[str, Any] | None] = Field(default_factory=dict)  # method: its settings; null leaves one out
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

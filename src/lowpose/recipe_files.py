@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 
-from lowpose.config import RunConfig, merge, parse_config
+from lowpose.config import RunConfig, in_full, merge, parse_config
 from lowpose.errors import LowposeError, did_you_mean, yaml_problem
 
 RECIPES = Path(__file__).parent / "recipes"
-SHORT = {"teacher": "weights", "model.downsampling": "name"}  # sections whose bare text is the value of this key
 # overrides that leave a recipe the published row that it was
 HARMLESS = (
     *("data.root=", "data.boxes=", "cache.", "teacher.weights=", "teacher.cache=", "eval.batch_size=", "train.seed="),
@@ -92,23 +91,10 @@ def _read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         inherited = _read_recipe(beside if beside.suffix in (".yaml", ".yml") else base, depth + 1)
         # what is derived from a published row is not that row
         merged = merge(merged, {k: v for k, v in inherited.items() if k not in ("name", "paper", "note")})
-    merged = merge(merged, _in_full(values))
+    merged = merge(merged, in_full(values))  # so that others can add keys
     if depth == 0 and "name" not in merged:
         merged["name"] = str(recipe) if Path(recipe).suffix == "" else Path(recipe).stem
     return merged
-
-
-def _in_full(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Bare texts as the sections that they are short for, to which recipes and overrides can add keys."""
-    out = {}
-    for key, value in values.items():
-        place = f"{above}{key}"
-        out[key] = _in_full(value, f"{place}.") if isinstance(value, dict) else _section(place, value)
-    return out
-
-
-def _section(place: str, value: Any) -> Any:
-    return {SHORT[place]: value} if place in SHORT and isinstance(value, str) else value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None:
@@ -117,7 +103,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, item: str) -> None
         values = values[part]
         if not isinstance(values, dict):
             raise LowposeError(f"'{item}': '{part}' holds a value, not keys")
-    values[path[-1]] = _section(".".join(path), value)
+    values[path[-1]] = in_full(value, ".".join(path))
 
 
 def shorten_paths(word: str) -> str:

@@ -73,10 +73,11 @@ class TokenEncoder(nn.Module):
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """All layers; on a CPU that only predicts, a few pictures at a time, twice as quick where there are many tokens."""
-        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        few = max(1, CPU_TOKENS // self.grid.count)
+        together = tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if together or len(tokens) <= few:
             return self._run_layers(tokens)
-        parts = tokens.split(max(1, CPU_TOKENS // self.grid.count))
-        keypoint, visual = zip(*map(self._run_layers, parts), strict=True)
+        keypoint, visual = zip(*map(self._run_layers, tokens.split(few)), strict=True)
         return torch.cat(keypoint), torch.cat(visual)
 
     def _run_layers(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
