@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 
+import cv2
 import pytest
 import timm
 import torch
@@ -137,6 +138,28 @@ def test_feature_steps_stay_over_their_pixels():
     whole = Backbone(Cells(stretched=True), nn.Upsample(scale_factor=8), (72, 64))
     assert (whole.feature_size, whole.stride) == ((32, 32), (2.25, 2.0))
     assert whole(columns)[0, 0, 0].tolist() == [8.5] * 8 + [26.5] * 8 + [44.5] * 8 + [62.5] * 8
+
+
+def test_pictures_are_enlarged_in_front_of_the_first_layer():
+    name, size = "hrnet_w18_small", (32, 64)
+    large = build(name, (64, 128)).eval()
+    inside = build(name, size, enlarge=2).eval()
+    inside.load_state_dict(large.state_dict())
+    assert inside.feature_size == large.feature_size == (16, 32)
+    assert inside.stride == (2.0, 2.0) and large.stride == (4.0, 4.0)  # in pixels of what comes in
+    pictures = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    twice = cv2.resize(pictures[0].permute(1, 2, 0).numpy(), (64, 128), interpolation=cv2.INTER_LINEAR)
+    with torch.no_grad():
+        expected = large(torch.from_numpy(twice).permute(2, 0, 1)[None])
+        torch.testing.assert_close(inside(pictures)[:1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_enlarged_sizes_that_do_not_fit_are_told_with_the_size_they_come_from():
+    with pytest.raises(LowposeError) as e:
+        build("hrnet_w18_small", (48, 56), enlarge=2)
+    expected = "input 96x112 (48x56 enlarged 2 times) does not fit hrnet_w18_small: width and height must be multiples of 32"
+    assert str(e.value) == expected
+    assert build("hrnet_w18_small", (48, 64), enlarge=2).feature_size == (24, 32)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lowpose.config import ModelConfig, validate
@@ -21,6 +22,8 @@ TARGET_STRIDE = 4  # where the neck stops: the stride of the published pose netw
 class Backbone(nn.Module):
     """`body` (a timm trunk), then `neck` (deconvolutions, or nothing), for pictures of one size.
 
+    Pictures are enlarged bilinearly by the factor `enlarge` first.
+
     Attributes: `channels` of the feature map, `feature_size` (w, h), `stride` (x, y) in input pixels per feature step,
     `not_loaded`: entries of the weights file that the network has no place for (classifier, trimmed parts); `replaced`: layers
     that a lossless block took the place of.
@@ -30,12 +33,13 @@ class Backbone(nn.Module):
     i * stride: 48x64 through a ResNet and three deconvolutions is 12x16, not 16x16.
     """
 
-    def __init__(self, body: nn.Module, neck: nn.Module, size: tuple[int, int]):
+    def __init__(self, body: nn.Module, neck: nn.Module, size: tuple[int, int], enlarge: int = 1):
         super().__init__()
-        self.body, self.neck = body, neck
-        _, *inner = output_shape(body, size)
-        self.channels, *outer = output_shape(nn.Sequential(body, neck), size)
-        covered = [_covered(*sides, body.reduction) for sides in zip(size, inner, outer, strict=True)]
+        self.body, self.neck, self.enlarge = body, neck, enlarge
+        inside = enlarged(size, enlarge)
+        _, *inner = output_shape(body, inside)
+        self.channels, *outer = output_shape(nn.Sequential(body, neck), inside)
+        covered = [_covered(*sides, body.reduction) for sides in zip(inside, inner, outer, strict=True)]
         self.feature_size = (covered[0], covered[1])
         self._cut = covered != outer
         self.stride = (size[0] / covered[0], size[1] / covered[1])
@@ -44,11 +48,18 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float, normalised -> (B, channels, h, w)."""
+        if self.enlarge > 1:
+            images = F.interpolate(images, scale_factor=self.enlarge, mode="bilinear", align_corners=False)
         features = self.neck(self.body(images))
         if self._cut:
             w, h = self.feature_size
             features = features[..., :h, :w]
         return features
+
+
+def enlarged(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """The size (width, height) of pictures in front of the first layer."""
+    return size[0] * factor, size[1] * factor
 
 
 def _covered(side: int, inner: int, outer: int, reduction: int) -> int:
@@ -61,16 +72,19 @@ def _covered(side: int, inner: int, outer: int, reduction: int) -> int:
 def build_backbone(config: ModelConfig, size: tuple[int, int]) -> Backbone:
     """The backbone of `config` for crops of `size` (width, height), with its weights and its neck.
 
+    `config.enlarge` makes pixels larger, not coordinates: `stride` and all that follows stay in pixels of the crop.
+
     Raises: LowposeError for an unknown model, a size that does not fit it, a neck that makes no sense, weights that
     cannot be had or do not fit.
     """
-    body = create_body(config.backbone, size, config.pretrained == "imagenet", config.stages, config.stem == "small")
-    _check_fit(config.backbone, body, size)
+    inside = enlarged(size, config.enlarge)
+    body = create_body(config.backbone, inside, config.pretrained == "imagenet", config.stages, config.stem == "small")
+    _check_fit(config, body, size)
     not_loaded = [] if config.pretrained in ("imagenet", "none") else load_weights(body, config.backbone, config.pretrained)
     replaced = []
     if config.downsampling is not None:  # after the weights: the replaced layers' own are dropped
-        replaced = replace(body, validate(DownsamplingConfig, config.downsampling, "model.downsampling"), size)
-    backbone = Backbone(body, _build_neck(config, body, size), size)
+        replaced = replace(body, validate(DownsamplingConfig, config.downsampling, "model.downsampling"), inside)
+    backbone = Backbone(body, _build_neck(config, body, inside), size, config.enlarge)
     backbone.not_loaded, backbone.replaced = not_loaded, replaced
     return backbone
 
@@ -112,13 +126,15 @@ def _misfit(body: nn.Module, size: tuple[int, int]) -> str:
     return ""
 
 
-def _check_fit(name: str, body: nn.Module, size: tuple[int, int]) -> None:
-    reason = _misfit(body, size)
+def _check_fit(config: ModelConfig, body: nn.Module, size: tuple[int, int]) -> None:
+    width, height = inside = enlarged(size, config.enlarge)
+    reason = _misfit(body, inside)
     if not reason:
         return
     for multiple in (2, 4, 8, 16, 32, 64):
         # odd multiples: a size that happens to be divisible further would prove nothing
-        if any(side % multiple for side in size) and not any(_misfit(body, (k * multiple, k * multiple)) for k in (1, 3, 5)):
+        if any(side % multiple for side in inside) and not any(_misfit(body, (k * multiple, k * multiple)) for k in (1, 3, 5)):
             reason = f"width and height must be multiples of {multiple}"
             break
-    raise LowposeError(f"input {size[0]}x{size[1]} does not fit {name}: {reason}")
+    how = f" ({size[0]}x{size[1]} enlarged {config.enlarge} times)" if config.enlarge > 1 else ""
+    raise LowposeError(f"input {width}x{height}{how} does not fit {config.backbone}: {reason}")
