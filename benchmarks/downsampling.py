@@ -22,7 +22,8 @@ from lowpose.recipe_info import recipe_model
 from lowpose.turns import measure
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
-MODELS = {name: f"mgil/{name}_32.yaml" for name in ("simcc", "spd", "flie", "flie-cii", "mgil", "depthwise", "reduce", "below", "wide")}
+ROWS = ("simcc", "spd", "flie", "flie-cii", "mgil", "depthwise", "reduce", "below", "wide", "enlarged")
+MODELS = {name: f"mgil/{name}_32.yaml" for name in ROWS}
 
 
 @torch.no_grad()

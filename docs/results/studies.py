@@ -34,6 +34,7 @@ MGIL = {  # rows of its Table 5, and ours
     "depthwise": "light: depthwise",
     "below": "light: the stem stays",
     "wide": "control: plain HRNet-W18",
+    "enlarged": "control: plain, crops enlarged twice",
     "cdkd": "CDKD",
     "projector": "SimCC taught by one projector",
     "mgil-cdkd": "MGIL taught by CDKD",
@@ -156,7 +157,7 @@ def kdgf(folder: Path) -> dict[str, str]:
 def mgil(folder: Path) -> dict[str, str]:
     """Of mgil.md."""
     costs = folder / "cost_32.json"
-    screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "below", "wide")
+    screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "below", "wide", "enlarged")
     seeds = ("simcc", "mgil", "reduce", "depthwise", "cdkd", "projector", "mgil-cdkd", "mgil-projector")
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
