@@ -101,6 +101,24 @@ def test_mot_frames_count_from_one(tmp_path):
     expect(table, frame("000003.jpg", 3, index=0), [[1, 2, 3, 4, 0.8]])
 
 
+def test_frames_of_mot_may_be_written_as_floats(tmp_path):
+    table = load_boxes(write(tmp_path, "7.0,3,1,2,3,4,1,-1,-1,-1\n", "b.txt"))
+    expect(table, frame(index=6, fps=25.0), [[1, 2, 3, 4, 1]])
+
+
+def test_what_nobody_asked_for_is_known(tmp_path):
+    table = load_boxes(write(tmp_path, "7,1,2,3,4\n8,1,2,3,4\nzwei.jpg,1,2,3,4\n", "b.csv"))
+    assert table.left() == ["7", "8", "zwei.jpg"]
+    table(frame("8.jpg", 8)), table(frame("other.jpg"))
+    assert table.left() == ["7", "zwei.jpg"]
+    table = load_boxes(write(tmp_path, {"a.jpg": [], "b.jpg": [[1, 2, 3, 4]]}))
+    assert frame("b.jpg") in table and table.left() == [
+        "b.jpg"
+    ]  # a question is no use; a picture without persons is nothing lost
+    number = "1" * 5000
+    assert load_boxes(write(tmp_path, f"{number},1,2,3,4\n", "long.csv")).left() == [number]
+
+
 def test_tracks_of_mot_come_in_the_order_of_their_ids(tmp_path):
     text = "2,7,10,20,30,40,0.9,-1,-1,-1\n1,7,1,2,3,4,0.8,-1,-1,-1\n2,-1,5,5,5,5,0.7,-1,-1,-1\n2,3,6,6,6,6,0.6,-1,-1,-1\n"
     table = load_boxes(write(tmp_path, text, "tracks.txt"))
@@ -169,6 +187,9 @@ def test_tracks_of_coco_rows(tmp_path):
         ("b.csv", "1,5,1,2,3,4,1\n2,5,1,2,3,4,1\n2,5,9,2,3,4,1\n", "'2' has two boxes of track 5"),
         ("b.csv", "1,5,1,2,3,4,1,person,1\n", "line 1: expected numbers for flag and class, got '1', 'person'"),
         ("b.json", [{"image_id": 1, "bbox": [1, 2, 3, 4], "track_id": True}], "row 0: track ids .* got True"),
+        ("b.csv", "1,7,10,10,40,80\n", "line 1: 6 numbers, the last 80, are no name,x,y,w,h,score; lines of MOT have 7 or more"),
+        ("b.csv", "1.5,7,10,10,40,80,1\n", "line 1: MOT frames are whole numbers from 1, got '1.5'"),
+        ("b.csv", f"{'a' * 200_000},1,2,3,4\n", "not a list of boxes .*field"),
         ("b.csv", "", "no boxes in this file"),
         ("b.csv", "name,x,y,w,h\n", "no boxes in this file"),
         ("b.xml", "<a/>", "boxes come from a .json, .csv or .txt file, or 'whole'"),

@@ -117,6 +117,48 @@ def test_block_that_fails_leaves_nothing(tmp_path, raised):
     assert (tmp_path / "a.mp4").read_text() == "old" and names(tmp_path) == ["a.mp4"]
 
 
+def test_several_files_appear_together(tmp_path):
+    (tmp_path / "b.txt").write_text("old")
+    with files.all_whole(tmp_path / "new" / "folder") as aside:
+        (aside / "in").mkdir()
+        (aside / "in" / "a.txt").write_text("1")
+        assert names(tmp_path / "new" / "folder") == [aside.name]
+    assert (tmp_path / "new" / "folder" / "in" / "a.txt").read_text() == "1" and names(tmp_path / "new" / "folder") == ["in"]
+    with files.all_whole(tmp_path) as aside:
+        (aside / "b.txt").write_text("new")
+        assert (tmp_path / "b.txt").read_text() == "old"
+    assert (tmp_path / "b.txt").read_text() == "new" and names(tmp_path) == ["b.txt", "new"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_several_files_that_fail_leave_nothing(tmp_path, raised):
+    (tmp_path / "a.txt").write_text("old")
+    for folder in (tmp_path, tmp_path / "new" / "folder"):
+        with pytest.raises(raised), files.all_whole(folder) as aside:
+            (aside / "a.txt").write_text("half")
+            raise raised
+    assert (tmp_path / "a.txt").read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_errors_of_several_files_name_where_they_would_be(tmp_path):
+    with pytest.raises(LowposeError) as e, files.all_whole(tmp_path / "new") as aside:
+        raise LowposeError(f"{aside / 'a.mp4'}: no frames to write")
+    assert str(e.value) == f"{tmp_path / 'new' / 'a.mp4'}: no frames to write" and names(tmp_path) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LowposeError, match=f"^{tmp_path / 'file'}: file exists"), files.all_whole(tmp_path / "file"):
+        pass
+
+
+def test_paths_are_tried_before_the_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "old.txt").write_text("old")
+    files.check_writable(tmp_path / "new" / "a.txt", tmp_path / "old.txt")
+    assert (tmp_path / "old.txt").read_text() == "old" and names(tmp_path) == ["folder", "old.txt"]
+    with pytest.raises(LowposeError, match="folder: is a folder"):
+        files.check_writable(tmp_path / "new.txt", tmp_path / "folder")
+    assert names(tmp_path) == ["folder", "old.txt"]
+
+
 def test_error_about_another_file_names_that_file(tmp_path):
     with pytest.raises(LowposeError) as e, files.whole(tmp_path / "out.txt"):
         (tmp_path / "input.txt").read_text()

@@ -139,6 +139,67 @@ def test_error_in_drawing_reaches_the_caller(predictor, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["v.avi"]
 
 
+def test_all_drawings_or_none(predictor, tmp_path):
+    sources = [str(picture(tmp_path / "in" / name, 10)) for name in ("x.png", "y.png")]
+    (tmp_path / "out" / "y.png").mkdir(parents=True)
+    (tmp_path / "out" / "z.png").write_bytes(b"old")
+    with pytest.raises(LowposeError) as e:
+        predict_sources(predictor, sources, results=tmp_path / "out" / "r.json", draw=tmp_path / "out")
+    assert str(e.value) == f"{tmp_path / 'out' / 'y.png'}: is a folder, and a drawing would have this name; give another --out"
+    assert sorted(os.listdir(tmp_path / "out")) == ["y.png", "z.png"] and (tmp_path / "out" / "z.png").read_bytes() == b"old"
+    (tmp_path / "out" / "y.png").rmdir()
+    report = predict_sources(predictor, sources, results=tmp_path / "out" / "r.json", draw=tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["r.json", "x.png", "y.png", "z.png"]
+    assert report.drawn == [tmp_path / "out" / "x.png", tmp_path / "out" / "y.png"]
+
+
+def test_results_that_cannot_be_written_are_found_before_the_network_runs(tmp_path):
+    def never(crops):
+        raise AssertionError
+
+    (tmp_path / "r.json").mkdir()
+    source = str(picture(tmp_path / "x.png", 10))
+    with pytest.raises(LowposeError, match="r.json: is a folder; give the name of a file"):
+        predict_sources(
+            PosePredictor(never, InputConfig(size=(32, 32)), LSP14), [source], results=tmp_path / "r.json", draw=tmp_path / "out"
+        )
+    assert sorted(os.listdir(tmp_path)) == ["r.json", "x.png"]
+
+
+def test_boxes_outside_the_picture(predictor, tmp_path, caplog):
+    """60 x 40 pixels. A box that shows nothing of the picture is an error; of a track it is left out, and said."""
+    source = str(picture(tmp_path / "1.png", 10))
+    for box in ([60, 0, 5, 5], [0, 40, 5, 5], [-5, 0, 5, 5], [0, -5, 5, 5]):
+        (tmp_path / "b.json").write_text(json.dumps({"1.png": [[0, 0, 9, 9], box]}))
+        with pytest.raises(LowposeError, match=r"b.json: 1.png: box 1 = .* lies outside its picture of 60 x 40 pixels"):
+            predict_sources(predictor, [source], str(tmp_path / "b.json"))
+    (tmp_path / "b.json").write_text(json.dumps({"1.png": [[59, 39, 5, 5], [-4, -4, 5, 5]]}))
+    assert predict_sources(predictor, [source], str(tmp_path / "b.json")).persons == 2
+    (tmp_path / "t.txt").write_text("1,3,10,10,8,8,1\n1,4,62,10,8,8,1\n2,3,10,10,8,8,1\n9,3,10,10,8,8,1\n")
+    report = predict_sources(predictor, [str(video(tmp_path / "v.avi", 2))], str(tmp_path / "t.txt"))
+    assert [r["track_id"] for r in report.results] == [3, 4, 3] and report.outside == 0  # the video is 64 pixels wide
+    report = predict_sources(predictor, [source], str(tmp_path / "t.txt"))
+    assert [r["track_id"] for r in report.results] == [3] and report.outside == 1
+    said = [record.message.removeprefix(f"{tmp_path}/") for record in caplog.records]
+    assert said[-2:] == [
+        "t.txt: 1 boxes of tracks that have left the picture are left out",
+        "t.txt: has boxes for 2 more pictures or frames that are not there, as '2'",
+    ]
+
+
+def test_frame_numbers_belong_to_one_video(predictor, tmp_path):
+    videos = [str(video(tmp_path / name, 2)) for name in ("v.avi", "w.avi")]
+    boxes = str(tracks(tmp_path / "t.txt", 2))
+    with pytest.raises(LowposeError, match=r"t.txt: numbers the frames of one video \(MOT\), and 2 files are to be predicted"):
+        predict_sources(predictor, videos, boxes)
+    assert predict_sources(predictor, videos[:1], boxes).persons == 4
+
+
+def test_least_score_is_a_number(predictor, tmp_path):
+    with pytest.raises(LowposeError, match="min_score: boxes need a finite number, not nan"):
+        predict_sources(predictor, [str(picture(tmp_path / "x.png", 10))], min_score=float("nan"))
+
+
 def test_video_that_ends_early_is_drawn_as_far_as_it_goes(predictor, tmp_path):
     path = video(tmp_path / "v.avi")
     os.truncate(path, path.stat().st_size // 2)

@@ -17,7 +17,7 @@ from lowpose.skeletons import Skeleton
 
 TWO = Skeleton("two", ("a", "b"))
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-BOXES = np.array([[10, 20, 30, 50], [-15.5, 40, 60, 80.25], [100, 70, 90, 12], [0, 0, 120, 90], [130, 5, 20, 20]], float)
+BOXES = np.array([[10, 20, 30, 50], [-15.5, 40, 60, 80.25], [100, 70, 90, 12], [0, 0, 120, 90], [115, 5, 20, 20]], float)
 
 
 class Fixed:
@@ -175,7 +175,7 @@ def test_good_boxes():
     for none in ([], np.zeros((0, 4)), ()):
         array, scores = check_boxes(none, [], IMAGE)
         assert array.shape == (0, 4) and scores.shape == (0,)
-    assert check_boxes([[-360, -360, 360, 360]], [0.25], IMAGE)[1].tolist() == [0.25]  # at the limit
+    assert check_boxes([[-359, -359, 360, 360]], [0.25], IMAGE)[1].tolist() == [0.25]  # at the limit, with one pixel inside
 
 
 @pytest.mark.parametrize(

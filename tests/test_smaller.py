@@ -15,9 +15,11 @@ from tiny import tiny  # noqa: E402
 
 from lowpose import smaller as module  # noqa: E402
 from lowpose.cards import sha256  # noqa: E402
+from lowpose.checkpoint import load_model  # noqa: E402
 from lowpose.errors import LowposeError  # noqa: E402
 from lowpose.evaluation import evaluate  # noqa: E402
-from lowpose.smaller import calibration_crops, export_reduced  # noqa: E402
+from lowpose.export import export_onnx  # noqa: E402
+from lowpose.smaller import export_reduced, real_crops, spread_crops  # noqa: E402
 from lowpose.training import train  # noqa: E402
 
 
@@ -83,13 +85,33 @@ def test_a_fall_beyond_the_limit_is_refused_and_names_layers(run, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_calibration_crops_are_spread_over_the_training_split(run):
-    from lowpose.checkpoint import load_model
-
+def test_crops_are_spread_over_the_split(run):
     _, config = load_model(run)
-    few, all_of_them = calibration_crops(config, 4), calibration_crops(config, 99)
+    few, all_of_them = spread_crops(config, "train", 4), spread_crops(config, "train", 99)
     assert len(all_of_them) == 6 and few.shape == (4, 32, 32, 3) and few.dtype == np.uint8
     np.testing.assert_array_equal(few, all_of_them[[0, 2, 3, 5]])
+
+
+def test_a_card_that_cannot_be_written_leaves_no_file(run, tmp_path):
+    (tmp_path / "card-m.md").mkdir()
+    with pytest.raises(LowposeError, match="card-m.md: is a folder"):
+        export_reduced(run, "fp16", tmp_path / "m.onnx", limit=100, bootstrap=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["card-m.md"]
+
+
+def test_the_main_metric_is_one_where_more_is_better():
+    before = {"metrics": {"PCKh@0.5": {"value": None}, "EPE": {"value": 5.0}, "AP": {"value": 60.0}}}
+    after = {"metrics": {"PCKh@0.5": {"value": None}, "EPE": {"value": 50.0}, "AP": {"value": 10.0}}}
+    assert module.main_metric(before, after) == ("AP", 60.0, 10.0)
+    with pytest.raises(LowposeError, match="no measure but distances"):
+        module.main_metric({"metrics": {"EPE": {"value": 5.0}}}, {"metrics": {"EPE": {"value": 50.0}}})
+
+
+def test_a_float32_file_can_be_proven_on_crops_of_data(run, tmp_path):
+    crops = real_crops(run, None, "val", 4)
+    reader = spread_crops(load_model(run)[1], "val", 4)
+    np.testing.assert_array_equal(crops, reader)
+    assert export_onnx(run, tmp_path / "m.onnx", crops=crops).crops == 4
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from lowpose.cards import versions
 from lowpose.checkpoint import weights_path
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.export import write_unproven
-from lowpose.files import write_json
+from lowpose.files import check_writable, write_json
 from lowpose.nn.cost import count
 from lowpose.shipped import find
 from lowpose.turns import machine, measure, summary
@@ -67,6 +67,7 @@ def bench(
     Raises: LowposeError for a model that cannot be opened, or numbers out of range.
     """
     _check(models, batches, threads, runtimes, sizes, seconds)
+    check_writable(*([out] if out is not None else []))
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lowpose-bench-") as folder:
         ways, facts, notes = _ways(list(map(str, models)), list(runtimes), list(sizes), Path(folder), skipped)

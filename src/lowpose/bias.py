@@ -30,7 +30,7 @@ from lowpose.config import RunConfig
 from lowpose.data.crops import CropReader
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data
-from lowpose.files import whole
+from lowpose.files import check_writable, whole
 from lowpose.loader import evaluation_batches
 from lowpose.nn.heads.heatmap import Heatmap, find_peak
 from lowpose.nn.heads.integral import Integral, IntegralConfig, background, biased, compensated, soft_argmax
@@ -73,9 +73,10 @@ def study_bias(
         raise LowposeError(f"sigma {sigma}: give the Gaussian's width in cells, 0.25 to {SIDE}")
     if source is not None and weights is None:
         raise LowposeError(f"data {source}: a drawn map needs no pictures; give weights whose maps are to be studied")
+    paths = [Path(out) / name for name in FILES]
+    check_writable(*paths)
     network = network_bias(weights, source, betas, persons) if weights is not None else None
     report = {"synthetic": synthetic_bias(sigma, betas), **({"network": network} if network else {})}
-    paths = [Path(out) / name for name in FILES]
     with whole(paths[0]) as values, whole(paths[1]) as page, whole(paths[2]) as picture:  # all three or none
         values.write_text(json.dumps(report) + "\n")
         page.write_text(markdown(report))

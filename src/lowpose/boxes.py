@@ -34,6 +34,7 @@ class Boxes:
     by_frame: dict[int, list] = field(default_factory=dict)
     everything: bool = False
     tracked: bool = False
+    met: set[int | str] = field(default_factory=set)  # what the frames asked for are called here
 
     def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """(P, 4) float64 boxes, picture pixels, (x, y, width, height), and (P,) float64 scores; P = 0 if there are none."""
@@ -45,7 +46,9 @@ class Boxes:
         With ids, the boxes are in their order, those without at the end.
         """
         whole = [[0.0, 0.0, frame.image.shape[1], frame.image.shape[0], 1.0, NO_ID]]
-        table = np.array(whole if self.everything else self._rows(frame) or [], np.float64).reshape(-1, 6)
+        key, rows = (None, whole) if self.everything else self._find(frame)
+        self.met.add(key)
+        table = np.array(rows or [], np.float64).reshape(-1, 6)
         if not self.tracked:
             return table[:, :4], table[:, 4], None
         ids = table[:, 5].astype(np.int64)
@@ -54,16 +57,33 @@ class Boxes:
 
     def __contains__(self, frame: Frame) -> bool:
         """Whether the file says anything about this frame. A file that knows none of the frames is the wrong file."""
-        return self.everything or self._rows(frame) is not None
+        return self.everything or self._find(frame)[1] is not None
 
-    def _rows(self, frame: Frame) -> list | None:
+    def left(self) -> list[int | str]:
+        """Pictures or frames that have boxes here and were not asked for, as the file calls them."""
+        have = {_plain(key): key for keyed in (self.by_id, self.by_frame, self.by_name) for key, rows in keyed.items() if rows}
+        met = set(map(_plain, self.met))
+        return [name for key, name in have.items() if key not in met]
+
+    def _find(self, frame: Frame) -> tuple[int | str | None, list | None]:
+        """What the file calls a frame, and its rows; None, None where it does not know the frame."""
         for name in _names_of(frame):
             if name in self.by_name:
-                return self.by_name[name]
-        if isinstance(frame.image_id, int) and frame.image_id in self.by_id:
-            return self.by_id[frame.image_id]
-        one_based = frame.image_id if frame.fps is None else frame.index + 1
-        return self.by_frame.get(one_based) if isinstance(one_based, int) else None
+                return name, self.by_name[name]
+        number = frame.image_id
+        if isinstance(number, int) and number in self.by_id:
+            return number, self.by_id[number]
+        number = number if frame.fps is None else frame.index + 1
+        return (number, self.by_frame[number]) if number in self.by_frame else (None, None)
+
+
+def _plain(key: int | str) -> int | str:
+    """A name that is a number, as the number: lines of `name,x,y,w,h` are kept under both."""
+    return int(key) if isinstance(key, str) and _is_short_number(key) else key
+
+
+def _is_short_number(name: str) -> bool:
+    return name.isdecimal() and len(name) <= 18
 
 
 def _names_of(frame: Frame) -> Iterator[str]:
@@ -103,7 +123,10 @@ def load_boxes(spec: str, min_score: float | None = None) -> Boxes:
     if path.suffix.lower() == ".json":
         _read_json(path, text, table)
     elif path.suffix.lower() in (".csv", ".txt"):
-        _read_csv(path, text, table)
+        try:
+            _read_csv(path, text, table)
+        except csv.Error as e:
+            raise LowposeError(f"{path}: not a list of boxes ({e})") from None
     else:
         raise LowposeError(f"{path}: boxes come from a .json, .csv or .txt file, or 'whole'")
     for keyed in (table.by_name, table.by_id, table.by_frame):
@@ -228,12 +251,17 @@ def _read_csv(path: Path, text: str, table: Boxes) -> None:
             raise LowposeError(f"{where}: {len(row)} fields; every line is name,x,y,w,h[,score] or frame,id,x,y,w,h,score (MOT)")
         if width <= 6:
             name, box = row[0].strip(), _box(row[1:5], row[5] if width == 6 else 1.0, where)
-            for key in [name, int(name)] if name.isdecimal() else [name]:
+            if name.isdecimal() and box[4] > 1:
+                raise LowposeError(
+                    f"{where}: 6 numbers, the last {box[4]:g}, are no name,x,y,w,h,score; lines of MOT have 7 or more"
+                )
+            for key in [name, int(name)] if _is_short_number(name) else [name]:
                 _put(table, key, box, where)
             continue
-        if not row[0].strip().isdecimal() or int(row[0]) < 1:
+        frame = _whole(row[0])
+        if frame is None or frame < 1:
             raise LowposeError(f"{where}: MOT frames are whole numbers from 1, got '{row[0]}'")
-        rows = table.by_frame.setdefault(int(row[0]), [])
+        rows = table.by_frame.setdefault(frame, [])
         if width != 9 or _is_person(row, where):
             rows.append(_box(row[2:6], row[6], where, row[1]))
     if width is None:
@@ -248,6 +276,12 @@ def _is_person(row: list[str], where: str) -> bool:
         return float(row[7]) == 1 and float(row[6]) != 0
     except ValueError:
         raise LowposeError(f"{where}: expected numbers for flag and class, got '{row[6]}', '{row[7]}'") from None
+
+
+def _whole(text: str) -> int | None:
+    """A whole number as trackers write them, '7' or '7.0'; None for anything else."""
+    number = float(text) if _is_number(text) else math.nan
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 
 def _is_number(text: str) -> bool:

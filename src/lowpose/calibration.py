@@ -20,7 +20,7 @@ from lowpose.checkpoint import load_model, store_facts, weights_path
 from lowpose.confidence import Calibration, calibrated
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data
-from lowpose.files import whole, write_json, write_text
+from lowpose.files import check_writable, whole, write_json, write_text
 from lowpose.metrics.reliability import Rule, figures, fit, reliability, rule_of
 from lowpose.samples import PoseData
 from lowpose.shipped import FOLDER, home
@@ -57,6 +57,8 @@ def calibrate(
     to = path if to is None else Path(to)
     if to.suffix != ".safetensors":
         raise LowposeError(f"{to}: a weights file must end in .safetensors")
+    folder = Path(out) if out else home(path)
+    check_writable(to, *(folder / name for name in FILES))
     model, config = load_model(weights)
     config = config.model_copy(update={"data": measured_data(config, source, split, None)})
     data = validation_data(config)
@@ -87,7 +89,6 @@ def calibrate(
         "command": command,
     }
     report = about | report
-    folder = Path(out) if out else home(path)
     with whole(folder / FILES[0]) as values, whole(folder / FILES[1]) as text, whole(folder / FILES[2]) as picture:
         write_json(values, report)
         write_text(text, markdown(report))

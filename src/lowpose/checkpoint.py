@@ -117,6 +117,9 @@ def weights_path(path: str | Path) -> Path:
         return path / WEIGHTS
     if not path.is_file():
         raise LowposeError(f"{path}: no such weights file or run folder")
+    if path.suffix != ".safetensors":
+        what = "an exported file; this needs the weights it was made from" if path.suffix == ".onnx" else "not a file of weights"
+        raise LowposeError(f"{path}: {what} (.safetensors), or a run folder")
     return path
 
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +55,48 @@ def whole(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):  # folders stay only with something in them
             for folder in new:
                 folder.rmdir()
+
+
+@contextmanager
+def all_whole(folder: str | Path) -> Iterator[Path]:
+    """`with all_whole("poses") as aside:` write files under the folder `aside`; when the block ends well they appear under
+    `folder`, and none does if anything is raised.
+
+    Raises: LowposeError naming a path under `folder` that cannot be written.
+    """
+    target = Path(folder)
+    new = [f for f in (target, *target.parents) if not f.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=target))
+    except OSError as e:
+        raise os_problem(folder, e) from None
+    try:
+        yield aside
+        for file in sorted(p for p in aside.rglob("*") if p.is_file()):
+            place = target / file.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, os.path.realpath(place))
+    except OSError as e:
+        raise os_problem(str(e.filename2 or e.filename or folder).replace(str(aside), str(folder)), e) from None
+    except LowposeError as e:
+        raise LowposeError(str(e).replace(str(aside), str(folder))) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # folders stay only with something in them
+            for made in new:
+                made.rmdir()
+
+
+def check_writable(*paths: str | Path) -> None:
+    """Before hours of work: raises LowposeError, as `whole`, for a path that cannot be written."""
+    for path in paths:
+        with suppress(_Tried), whole(path):
+            raise _Tried
+
+
+class _Tried(Exception):
+    pass
 
 
 def _sync(path: Path) -> None:

@@ -6,9 +6,10 @@ Frames are read, and drawn and written, in threads beside the network, a few at 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from lowpose.boxes import Boxes, load_boxes
 from lowpose.detectors import LEAST, TORCHVISION, Detected, Detector, load_detector
 from lowpose.draw import draw_poses
 from lowpose.errors import LowposeError
-from lowpose.files import write_json
+from lowpose.files import all_whole, whole, write_json
 from lowpose.images import write_image
 from lowpose.pipeline import Behind, ahead
-from lowpose.runtime import PICTURES_AT_ONCE, PosePredictor, check_boxes
+from lowpose.runtime import PICTURES_AT_ONCE, PosePredictor, check_boxes, outside
 from lowpose.samples import PoseResult
-from lowpose.sources import Frame, VideoWriter, count_frames, frames, names
+from lowpose.sources import Frame, VideoWriter, count_files, count_frames, frames, names
 
 log = logging.getLogger("lowpose")
 BYTES_AT_ONCE = 64e6  # of pixels in one batch of frames; about five batches are in memory
@@ -38,6 +39,7 @@ class PredictReport:
     results: list[dict[str, Any]] = field(default_factory=list)
     frames: int = 0
     persons: int = 0
+    outside: int = 0  # boxes of tracks that have left the picture
     problems: list[str] = field(default_factory=list)
     drawn: list[Path] = field(default_factory=list)
 
@@ -68,10 +70,15 @@ def predict_sources(
     pictures = names(sources)
     if pictures is not None:  # before anything is drawn
         _check_boxes_used(table, sum(frame in table for frame in pictures), len(pictures))
+    elif isinstance(table, Boxes) and table.by_frame and count_files(sources) > 1:
+        raise LowposeError(
+            f"{boxes}: numbers the frames of one video (MOT), and {count_files(sources)} files are to be predicted"
+        )
     stream = _chunks(frames(sources, report.problems.append))
     console = Console(stderr=True)
     known = 0
     with (
+        whole(results) if results else nullcontext() as file,  # opened first: it may not be writable
         Overlays(Path(draw) if draw else None, threshold) as overlays,
         Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
         ahead(stream) as chunks,
@@ -80,7 +87,7 @@ def predict_sources(
         task = bar.add_task("predict", total=count_frames(sources))
         for chunk in chunks:
             known += sum(frame in table for frame in chunk)
-            found = _predict(predictor, table, chunk)
+            found = _predict(predictor, table, chunk, report)
             for frame, result in found:
                 report.results += result.to_coco(frame.image_id)
                 report.persons += len(result)
@@ -90,16 +97,26 @@ def predict_sources(
         if not report.frames:
             raise LowposeError(f"none of the {len(report.problems)} files can be read; the first: {report.problems[0]}")
         _check_boxes_used(table, known, report.frames)
+        if file:
+            write_json(file, report.results)
     report.drawn = overlays.paths
-    for line in report.problems:
+    for line in (*report.problems, *_left_out(table, report)):
         log.warning("%s", line)
-    if results:
-        write_json(results, report.results)
     return report
+
+
+def _left_out(table: Boxes | Detected, report: PredictReport) -> Iterator[str]:
+    if report.outside:
+        yield f"{table.source}: {report.outside} boxes of tracks that have left the picture are left out"
+    left = table.left() if isinstance(table, Boxes) else []
+    if left:
+        yield f"{table.source}: has boxes for {len(left)} more pictures or frames that are not there, as '{left[0]}'"
 
 
 def _table(boxes: str | Detector, min_score: float | None, weights: str | Path | None) -> Boxes | Detected:
     """What gives each frame its boxes. Raises: LowposeError as `load_boxes` and `load_detector`; weights for no detector."""
+    if min_score is not None and not math.isfinite(min_score):
+        raise LowposeError(f"min_score: boxes need a finite number, not {min_score}")
     if callable(boxes):
         return Detected("detector", boxes, min_score)
     if boxes == "detector" or boxes.startswith("detector:"):
@@ -111,11 +128,17 @@ def _table(boxes: str | Detector, min_score: float | None, weights: str | Path |
     return load_boxes(boxes, min_score)
 
 
-def _predict(predictor: PosePredictor, table: Boxes | Detected, chunk: list[Frame]) -> list[tuple[Frame, PoseResult]]:
+def _predict(
+    predictor: PosePredictor, table: Boxes | Detected, chunk: list[Frame], report: PredictReport
+) -> list[tuple[Frame, PoseResult]]:
     """The frames with their persons, in the order of the frames. Raises: LowposeError naming boxes that do not fit a frame."""
     items, ids = [], []
     for frame in chunk:
         boxes, scores, tracks = table.people(frame)
+        if tracks is not None:  # trackers follow a person out of the picture for a while
+            inside = ~outside(boxes, frame.image)
+            boxes, scores, tracks = boxes[inside], scores[inside], tracks[inside]
+            report.outside += int((~inside).sum())
         try:
             items.append((frame.image, *check_boxes(boxes, scores, frame.image)))
         except LowposeError as e:
@@ -148,20 +171,22 @@ def _check_boxes_used(table: Boxes, known: int, frames: int) -> None:
 
 
 class Overlays:
-    """Writes each frame with its skeletons: a picture per picture, a video per video. Used as a context."""
+    """Writes each frame with its skeletons: a picture per picture, a video per video; all or none. Used as a context."""
 
     def __init__(self, folder: Path | None, threshold: float):
         self.folder, self.threshold, self.paths = folder, threshold, []
         self._taken: set[Path] = set()
-        self._stack = ExitStack()
+        self._all, self._open = ExitStack(), ExitStack()  # all files; the video that is being written
         self._video: tuple[str, VideoWriter] | None = None
 
     def __enter__(self) -> Overlays:
-        self._stack.__enter__()
+        if self.folder is not None:
+            self._aside = self._all.enter_context(all_whole(self.folder))
+            self._all.push(self._open)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        self._all.__exit__(*error)
 
     def add_all(self, found: list[tuple[Frame, PoseResult]]) -> None:
         for frame, result in found:
@@ -179,20 +204,25 @@ class Overlays:
         write_image(self._place(frame, name.with_suffix(suffix)), image)
 
     def _place(self, frame: Frame, name: Path) -> Path:
-        """A path inside the folder that no other frame has. Raises: LowposeError if it is the source itself."""
+        """Where to write what will have a path inside the folder that no other frame has.
+
+        Raises: LowposeError if that is the source itself, or a folder.
+        """
         inside = Path(*(part for part in name.parts if part not in (name.anchor, "..")))
         path, number = self.folder / inside, 2
         while path in self._taken:
             path, number = (self.folder / inside).with_stem(f"{inside.stem}-{number}"), number + 1
         if path.exists() and path.samefile(frame.source):
             raise LowposeError(f"{path}: the drawing would overwrite the picture; give another --out")
+        if path.is_dir():
+            raise LowposeError(f"{path}: is a folder, and a drawing would have this name; give another --out")
         self._taken.add(path)
         self.paths.append(path)
-        return path
+        return self._aside / path.relative_to(self.folder)
 
     def _writer(self, frame: Frame) -> VideoWriter:
         if self._video is None or self._video[0] != frame.source:
-            self._stack.close()  # ends the video before
+            self._open.close()  # ends the video before
             path = self._place(frame, Path(f"{Path(frame.source).stem}-poses.mp4"))
-            self._video = (frame.source, self._stack.enter_context(VideoWriter(path, frame.fps)))
+            self._video = (frame.source, self._open.enter_context(VideoWriter(path, frame.fps)))
         return self._video[1]

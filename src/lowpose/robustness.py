@@ -23,7 +23,7 @@ from lowpose.config import RunConfig
 from lowpose.data.degradations import OPERATORS, DegradedCrops
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data, measuring_config
-from lowpose.files import write_report
+from lowpose.files import check_writable, write_report
 from lowpose.geometry import invert, reduction, transform
 from lowpose.metrics import figure
 from lowpose.metrics.bootstrap import counts, interval, ratio
@@ -65,7 +65,10 @@ def measure_robustness(
             one, of all metrics but EPE_crop; where the clean accuracy is 0 its value is None.
     Raises: LowposeError for weights that do not fit the data, data that cannot be read, a split without labelled joints.
     """
-    model, own = load_model(weights)
+    path = weights_path(weights)
+    paths = [Path(out or home(path)) / name for name in FILES]
+    check_writable(*paths)
+    model, own = load_model(path)
     config = measuring_config(own, overrides)
     config = config.model_copy(update={"data": measured_data(config, source, split, None)})
     if config.head != own.head:
@@ -77,7 +80,6 @@ def measure_robustness(
     measures = main_measures(model, data, config, found, bootstrap)
     if not measures:
         raise LowposeError(f"{data.kind}:{data.root}: split '{data.split}' has no labelled joint to measure on")
-    path = weights_path(weights)
     report = {
         "name": config.name,
         "weights": {"file": path.name, "sha256": sha256(path)},
@@ -90,7 +92,6 @@ def measure_robustness(
         **summary(measures),
         "skipped_pictures": found[0].skipped,
     }
-    paths = [Path(out or home(path)) / name for name in FILES]
     write_report(paths, report, markdown, draw_robustness)
     return report
 

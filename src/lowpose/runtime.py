@@ -123,10 +123,18 @@ def check_boxes(boxes: Any, scores: Any, image: np.ndarray) -> tuple[np.ndarray,
             raise LowposeError(
                 f"box {i} = {box.tolist()} is far larger than its picture of {width} x {height} pixels or far away"
             )
+    for i in np.flatnonzero(outside(array, image)):
+        raise LowposeError(f"box {i} = {array[i].tolist()} lies outside its picture of {width} x {height} pixels")
     weights = np.ones(len(array)) if scores is None else _numbers(scores)
     if weights.shape != (len(array),) or not np.isfinite(weights).all():
         raise LowposeError(f"{len(array)} boxes need as many finite scores, not {_form(scores)}")
     return array, weights
+
+
+def outside(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """(P,) bool: which boxes (P, 4) have nothing of the picture in them."""
+    x, y, w, h = boxes.T
+    return (x >= image.shape[1]) | (y >= image.shape[0]) | (x + w <= 0) | (y + h <= 0)
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -22,8 +22,8 @@ from lowpose.config import RunConfig
 from lowpose.data import load_data
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data, training_facts
-from lowpose.export import check_extra, export_onnx, onnx_path
-from lowpose.files import whole
+from lowpose.export import PERSONS, check_extra, export_onnx, onnx_path
+from lowpose.files import check_writable, whole
 from lowpose.nn.cost import count
 from lowpose.nn.model import PoseModel
 from lowpose.quantisation import add_facts, blame, halvable, quantisable, without, write_fp16, write_int8
@@ -88,16 +88,18 @@ def export_reduced(
         raise LowposeError(f"calibration {calibration}, limit {limit}: at least one crop, and a limit of 0 points or more")
     path = weights_path(weights)
     out = onnx_path(out, path, f"-{precision}")
+    stem = f"card-{out.stem}"
+    check_writable(*(out.parent / f"{stem}{suffix}" for suffix in (".json", ".md")))
     model, config = load_model(path)
     flip = config.eval.flip if flip is None else flip
     where = measured_data(config, source, split, None)
     data = pose.validation_data(config.model_copy(update={"data": where}))
     pose.check_fits(model, data)
-    crops = calibration_crops(config.model_copy(update={"data": where}), calibration)
+    crops = spread_crops(config.model_copy(update={"data": where}), where.train, calibration)
     write = write_int8(crops) if precision == "int8" else write_fp16
     with tempfile.TemporaryDirectory() as folder, whole(out) as temporary:
         plain = Path(folder) / "float32.onnx"
-        export_onnx(path, plain, flip=flip)
+        export_onnx(path, plain, flip=flip, crops=crops[:PERSONS])
         layers = without(list(quantisable(plain) if precision == "int8" else halvable(plain).values()), keep, path.name)
         write(plain, temporary, layers)
         add_facts(temporary, precision={"weights": precision, "layers": len(layers), "float32": list(keep)})
@@ -107,36 +109,45 @@ def export_reduced(
         if not before - after <= limit:
             raise LowposeError(_fell(out, metric, before, after, limit, blame(plain, write, layers, crops[:BLAME])))
         sizes = [file.stat().st_size for file in (plain, temporary)]
-    cost = asdict(count(model, config.input.size))
-    card = make_card(config, data, results[precision][0], out, cost, **training_facts(path), flip_test=flip, command=command)
-    card["exported"] = {
-        "precision": precision,
-        "from": {"file": path.name, "sha256": sha256(path)},
-        "layers": len(layers),
-        "float32_parts": list(keep),
-        "calibration": {"split": config.data.train, "crops": len(crops)} if precision == "int8" else None,
-        "bytes": sizes[1],
-        "bytes_float32": sizes[0],
-        "limit": limit,
-        "before": results["float32"][0]["metrics"],
-        "difference": _difference(results, bootstrap),
-    }
-    stem = f"card-{out.stem}"
-    write_card(out.parent, card, stem)
+        card = make_card(
+            *(config, data, results[precision][0], temporary, asdict(count(model, config.input.size))),
+            **training_facts(path), flip_test=flip, command=command,
+        )  # fmt: skip
+        card["weights"]["file"] = out.name
+        card["exported"] = {
+            "precision": precision,
+            "from": {"file": path.name, "sha256": sha256(path)},
+            "layers": len(layers),
+            "float32_parts": list(keep),
+            "calibration": {"split": where.train, "crops": len(crops)} if precision == "int8" else None,
+            "bytes": sizes[1],
+            "bytes_float32": sizes[0],
+            "limit": limit,
+            "before": results["float32"][0]["metrics"],
+            "difference": _difference(results, bootstrap),
+        }
+        write_card(out.parent, card, stem)
     return ReducedReport(out, sizes[1], sizes[0], metric, before, after, out.parent / f"{stem}.md")
 
 
-def calibration_crops(config: RunConfig, count: int) -> np.ndarray:
-    """(N, h, w, 3) uint8 RGB: plain crops of at most `count` persons of the training split, evenly spread; of its cache if
+def real_crops(weights: str | Path, source: str | None, split: str | None, count: int = PERSONS) -> np.ndarray:
+    """Crops of a data set that a file is proven on, as `spread_crops`; source, split: as `export_reduced`."""
+    _, config = load_model(weights_path(weights))
+    where = measured_data(config, source, split, None)
+    return spread_crops(config.model_copy(update={"data": where}), where.val or where.train, count)
+
+
+def spread_crops(config: RunConfig, split: str, count: int) -> np.ndarray:
+    """(N, h, w, 3) uint8 RGB: plain crops of at most `count` persons of a split, evenly spread; of its cache if
     the recipe has one. Raises: LowposeError if it cannot be read."""
     d = config.data
-    data = load_data(d.kind, d.root, d.train, skeleton=d.skeleton, options=d.options)
+    data = load_data(d.kind, d.root, split, skeleton=d.skeleton, options=d.options)
     reader = pose.plain_reader(data, config)
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
     crops = [reader.crop(int(i)) for i in chosen]
     good = [c.image for c in crops if c.error is None]
     if not good:
-        raise LowposeError(f"{d.kind}:{data.root}: none of the pictures of split '{d.train}' can be read; {crops[0].error}")
+        raise LowposeError(f"{d.kind}:{data.root}: none of the pictures of split '{split}' can be read; {crops[0].error}")
     return np.stack(good)
 
 
@@ -154,9 +165,16 @@ def measure_file(
 
 
 def main_metric(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float, float]:
-    """The name of the main metric of a data set, the first of its report, and its values in two reports."""
-    name = next(m for m, found in before["metrics"].items() if found.get("value") is not None)
-    return name, before["metrics"][name]["value"], after["metrics"][name]["value"]
+    """The name of the main metric of a data set, the first of its report where more is better, and its values in two reports.
+
+    Raises: LowposeError if none could be measured.
+    """
+    for name, found in before["metrics"].items():
+        if found.get("value") is not None and not name.startswith("EPE"):
+            return name, found["value"], after["metrics"][name]["value"]
+    raise LowposeError(
+        "the data have no measure but distances (EPE), of which no limit is known: give --data with head or torso sizes"
+    )
 
 
 def _difference(results: dict[str, tuple[dict[str, Any], Measured]], bootstrap: int) -> dict[str, Any]:

@@ -74,6 +74,11 @@ def names(sources: list[str]) -> list[Frame] | None:
     return [Frame(item.name, nothing, key, index, str(item.path)) for index, (item, key) in enumerate(_numbered(items))]
 
 
+def count_files(sources: list[str]) -> int:
+    """How many pictures and videos `frames` will read. Raises: as `frames`."""
+    return len(_items(sources))
+
+
 def count_frames(sources: list[str]) -> int | None:
     """About how many frames `frames` will give, for a progress bar; None if a video does not say. Raises: as `frames`."""
     total = 0

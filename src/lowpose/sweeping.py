@@ -21,15 +21,15 @@ from lowpose.config import RunConfig
 from lowpose.data.degradations import CoarseReader
 from lowpose.errors import LowposeError
 from lowpose.evaluation import measured_data
-from lowpose.files import write_report
+from lowpose.files import check_writable, write_report
 from lowpose.metrics.breakdown import check_breakdown, check_heights
 from lowpose.nn.cost import count
 from lowpose.nn.model import PoseModel
 from lowpose.samples import PoseData
 from lowpose.sweep_page import draw_sweep, markdown
 from lowpose.tasks.pose import at_heights, check_fits, measure, predict_split, validation_data
+from lowpose.turns import machine, summary
 from lowpose.turns import measure as take_turns
-from lowpose.turns import summary
 
 FILES = ("sweep.json", "sweep.md", "sweep.png")
 
@@ -87,6 +87,8 @@ def sweep(
     """
     entries = read_entries(weights, flip)
     sizes = check_numbers(entries, sizes, heights, batch, rounds)
+    paths = [Path(out) / name for name in FILES]
+    check_writable(*paths)
     first = entries[0].config
     data = validation_data(first.model_copy(update={"data": measured_data(first, source, split, None)}))
     for entry in entries:
@@ -94,7 +96,7 @@ def sweep(
     if heights:
         check_breakdown(data)
     data = data.subset(range(min(len(data), persons or len(data))))
-    times = time_models(entries, batch, rounds)
+    before, times = machine(), time_models(entries, batch, rounds)
     rows = [
         measure_row(entry, size, data, times[entry.name], heights, bootstrap)
         for entry in entries
@@ -109,12 +111,12 @@ def sweep(
         "batch": batch,
         "rounds": rounds,
         "heights": list(heights),
+        "machine": before | {"load_after": machine()["load"]},
         "versions": versions(),
         "command": command,
         "skipped_pictures": sorted({line for row in rows for line in row.pop("skipped")}),
         "rows": rows,
     }
-    paths = [Path(out) / name for name in FILES]
     write_report(paths, report, markdown, draw_sweep)
     return report
 

@@ -37,7 +37,7 @@ def whole_numbers(option: str, text: str, example: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise LowposeError(f"{option} {text}: give whole numbers, as {example}") from None
+        raise LowposeError(f"{option} {text or repr(text)}: give whole numbers, as {example}") from None
 
 
 def fail(message: str, code: int) -> None:

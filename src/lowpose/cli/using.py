@@ -90,43 +90,49 @@ def export(
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits; measured before and after.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store weights in 16 bits; measured before and after.")] = False,
-    data: Annotated[str | None, typer.Option(help="With --int8, --fp16: KIND:ROOT; default the recipe's.")] = None,
-    split: Annotated[str | None, typer.Option(help="With --int8, --fp16: split that is measured on.")] = None,
-    calibration: Annotated[int, typer.Option(min=1, help="With --int8: crops of the training split.")] = 256,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="KIND:ROOT of crops: those that the file is proven on, default drawn people; of --int8, --fp16 the recipe's."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data that is proven or measured on.")] = None,
+    calibration: Annotated[
+        int | None, typer.Option(min=1, help="With --int8: crops of the training split; default 256.", show_default=False)
+    ] = None,
     keep_float: Annotated[
-        str, typer.Option(help="With --int8, --fp16: parts left in float32, as head,backbone.body.conv1.")
-    ] = "head",
-    limit: Annotated[float, typer.Option(min=0, help="With --int8, --fp16: points that the main metric may fall.")] = 1.0,
+        str | None, typer.Option(help="With --int8, --fp16: parts left in float32, as head,backbone.body.conv1; default head.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(min=0, help="With --int8, --fp16: points that the main metric may fall; default 1.")
+    ] = None,
 ) -> None:
     """Write weights as one ONNX file, checked to be equal.
 
     --int8 and --fp16 are measured instead, before and after; the card beside the file says both.
     """
     from lowpose.export import export_onnx
+    from lowpose.smaller import export_reduced, real_crops
 
     if to != "onnx":
         raise LowposeError(f"--to {to}: only onnx can be written")
     if int8 and fp16:
         raise LowposeError("--int8 and --fp16: give one of them")
-    if not (int8 or fp16):
-        if data or split:
-            raise LowposeError("--data and --split are for --int8 and --fp16; a float32 file is proven on crops of its own")
-        report = export_onnx(weights, out, flip=flip)
-    else:
-        from lowpose.smaller import export_reduced
-
-        report = export_reduced(
-            weights,
-            "int8" if int8 else "fp16",
-            out,
-            flip=flip,
-            source=data,
-            split=split,
-            calibration=calibration,
-            keep=[part.strip() for part in keep_float.split(",") if part.strip()],
-            limit=limit,
-            command=command_line(),
+    settings = {"calibration": calibration, "limit": limit}
+    if keep_float is not None:
+        settings["keep"] = [part.strip() for part in keep_float.split(",") if part.strip()]
+    given = {name: value for name, value in settings.items() if value is not None}
+    if fp16 and calibration is not None:
+        raise LowposeError("--calibration is for --int8: 16 bits need no ranges")
+    if given and not (int8 or fp16):
+        raise LowposeError(
+            "--calibration, --keep-float and --limit are for --int8 and --fp16; a float32 file is equal, or not written"
         )
+    if not (int8 or fp16):
+        report = export_onnx(weights, out, flip=flip, crops=real_crops(weights, data, split) if data or split else None)
+    else:
+        precision = "int8" if int8 else "fp16"
+        report = export_reduced(weights, precision, out, flip=flip, source=data, split=split, command=command_line(), **given)
     console.print(str(report), soft_wrap=True, highlight=False, markup=False)
 
 
