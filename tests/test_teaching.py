@@ -59,6 +59,20 @@ def test_every_parameter_but_the_teachers_learns(tmp_path, teacher, fusion, deca
     assert all(p.grad is None and not p.requires_grad for p in teachers.parameters())
 
 
+@pytest.mark.parametrize("light", ["none", "reduce", "depthwise"])
+def test_a_lossless_student_learns_from_a_teacher(tmp_path, teacher, light):
+    """MGIL and CDKD together: the new blocks learn, and the teacher has none."""
+    down = {"name": "mgil", "light": light, "where": ["net.conv1*", "net.maxpool"]}
+    run = Run(taught(teacher, CDKD, model=NET | {"downsampling": down}), tmp_path, False)
+    blocks = {n: p for n, p in run.bare.named_parameters() if ".block." in n}
+    assert run.bare.backbone.replaced and set(map(id, blocks.values())) <= set(grouped(run.optimizer))
+    assert not any(".block." in n for n, _ in run.teaching.teacher.model.named_parameters())
+    before = {n: p.detach().clone() for n, p in blocks.items()}
+    steps(run, 2)
+    still = [n for n, p in blocks.items() if p.grad is None or torch.equal(p, before[n])]
+    assert not still
+
+
 def test_learned_in_exactly_one_group_of_every_kind_of_optimizer(tmp_path, teacher):
     run = Run(taught(teacher), tmp_path, False)
     for name in ("adam", "adamw", "sgd"):

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lowpose.nn.meta import meta_call
 from lowpose.nn.mixers.spectra import Spectrum
 
 aten = torch.ops.aten
@@ -57,6 +58,14 @@ def count(model: nn.Module, size: tuple[int, int], batch: int = 1) -> Cost:
         for module, training in modes:
             module.training = training
     return _summary(model, counter.get_flop_counts(), batch)
+
+
+def macs_of(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of one layer for an input of this shape, counted on meta tensors."""
+    counter = FlopCounterMode(display=False, custom_mapping=_FOURIER | _PRODUCTS | _NORMS)
+    with counter:
+        meta_call(module, shape)
+    return _macs(counter.get_flop_counts().get("Global", {}))
 
 
 def _summary(model: nn.Module, flops: dict[str, dict], batch: int) -> Cost:

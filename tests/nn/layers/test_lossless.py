@@ -145,6 +145,50 @@ def test_a_new_block_sums_its_paths():
     torch.testing.assert_close(block(x), block.fine(phases) + block.coarse(phases))
 
 
+def array(tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def normalised(x: np.ndarray, norm) -> np.ndarray:
+    """Batch normalisation of a trained network: (C, h, w)."""
+    scale = array(norm.weight) / np.sqrt(array(norm.running_var) + norm.eps)
+    return (x - array(norm.running_mean)[:, None, None]) * scale[:, None, None] + array(norm.bias)[:, None, None]
+
+
+def extracted(x: np.ndarray, unit, act: bool) -> np.ndarray:
+    """LIE: convolutions, each with normalisation and, but for the last one where `act` is false, ReLU."""
+    convs = [m for m in unit if isinstance(m, torch.nn.Conv2d)]
+    norms = [m for m in unit if isinstance(m, torch.nn.BatchNorm2d)]
+    for i, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
+        x = normalised(convolved(x, array(conv.weight), 1), norm)
+        x = np.maximum(x, 0) if act or i < len(convs) - 1 else x
+    return x
+
+
+@pytest.mark.parametrize("fine,coarse", [(2, 2), (3, 1), (1, 3)])
+def test_the_whole_block_in_numpy(fine, coarse):
+    """Fig. 3: phases; LIE of them; MRIE of them and LIE of that; eq. 8 to 11. Every normalisation has statistics of its own."""
+    torch.manual_seed(0)
+    block = MGIL(5, 8, fine, coarse).eval()
+    with torch.no_grad():
+        for norm in (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 2), norm.bias.normal_(), norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+        for p in block.fuse.parameters():
+            p.normal_(std=0.1)
+    x = picture(1, 5, 12, 10)
+    phases = array(torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], 2).flatten(1, 2)[0])
+    paths = [extracted(phases, block.fine, act=False)]
+    mrie, lie = block.coarse
+    wide = np.concatenate([convolved(phases, array(b.weight), rate) for b, rate in zip(mrie.branches, (2, 3), strict=True)])
+    paths.append(extracted(np.maximum(normalised(wide, mrie.norm), 0), lie, act=False))
+    context = np.concatenate([p.mean((1, 2)) for p in paths])
+    hidden = np.maximum(array(block.fuse.conv.weight) @ context + array(block.fuse.conv.bias), 0)
+    scores = np.exp(array(block.fuse.fc.weight) @ hidden + array(block.fuse.fc.bias))
+    want = (scores[0] * paths[0] + scores[1] * paths[1]) / scores.sum()
+    assert 0.02 < scores[0] / scores.sum() < 0.98  # both are in it
+    np.testing.assert_allclose(array(block(x)[0]), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"light": "reduce"}, {"light": "depthwise"}, {"fusion": "eca"}, {"rates": (1, 2, 3)}, {"groups": 4}]
 )

@@ -208,11 +208,11 @@ class MGIL(nn.Module):
 
 
 def _separate(module: nn.Module) -> None:
-    """Every full 3 x 3 convolution inside becomes a depthwise one and a 1 x 1 one."""
+    """Every 3 x 3 convolution inside that mixes channels becomes a depthwise one and a 1 x 1 one."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and child.groups == 1 and child.kernel_size == (3, 3):
+        if isinstance(child, nn.Conv2d) and child.groups < child.in_channels and child.kernel_size == (3, 3):
             c = child.in_channels
             depthwise = nn.Conv2d(c, c, 3, padding=child.padding, dilation=child.dilation, groups=c, bias=False)
-            setattr(module, name, nn.Sequential(depthwise, nn.Conv2d(c, child.out_channels, 1, bias=child.bias is not None)))
+            setattr(module, name, nn.Sequential(depthwise, conv1x1(c, child.out_channels, child.groups, child.bias is not None)))
         else:
             _separate(child)
