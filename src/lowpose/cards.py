@@ -101,10 +101,10 @@ def markdown(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['name']}",
         "",
-        f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}. Measured on {m['kind']} `{m['split']}`: "
-        f"{_persons(m)}.",
+        f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}{_began(card['recipe'])}. "
+        f"Measured on {m['kind']} `{m['split']}`: {_persons(m)}.",
         f"Input {i['size'][0]}x{i['size'][1]} pixels (width x height), padding {i['padding']}, resampling `{i['resample']}`, "
-        f"flip test {'on' if card['flip_test'] else 'off'}.",
+        f"{_enlarged(card['recipe'])}flip test {'on' if card['flip_test'] else 'off'}.",
         f"Cost: {card['cost']['params'] / 1e6:.2f}M parameters, {card['cost']['macs'] / 1e9:.3f} GMAC.",
         "",
         *table_lines(
@@ -139,6 +139,15 @@ def markdown(card: dict[str, Any]) -> str:
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _began(recipe: dict[str, Any]) -> str:
+    return f", beginning as `{recipe['init']}`" if recipe.get("init") else ""
+
+
+def _enlarged(recipe: dict[str, Any]) -> str:
+    factor = recipe.get("model", {}).get("enlarge", 1)
+    return f"enlarged {factor} times by the network, " if factor > 1 else ""
 
 
 def _persons(measured_on: dict[str, Any]) -> str:

@@ -22,8 +22,8 @@ KIND_CLASSES = {"cifar-10": 10, "tiny-imagenet": 200}
 
 def info(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> dict[str, Any]:
     """name, size, skeleton (or classes: how many), params, params_by_part, macs (products, FFT counted), macs_by_part,
-    norm_macs and the `paper` block; with `model.downsampling` also `replaced`: path, was, params_before and params_after
-    of each replaced layer.
+    norm_macs and the `paper` block; with `model.downsampling` also `replaced`: path, was, params_before, params_after,
+    macs_before and macs_after of each replaced layer.
 
     Raises: LowposeError for an unknown recipe, backbone or head, or a size that does not fit.
     """

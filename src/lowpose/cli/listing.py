@@ -79,6 +79,13 @@ def info(recipe: str, overrides: Overrides = None, as_json: AsJson = False) -> N
     table.add_row("all", f"{found['params']:,}", f"{found['macs']:,}", style="bold")
     table.add_row("norms (beside)", "", f"{found['norm_macs']:,}")
     console.print(table)
+    if "replaced" in found:
+        table = Table("layer", "was", "M", "now", "MMAC", "now", title=f"{len(found['replaced'])} layers replaced")
+        table.columns[0].overflow = "fold"
+        for layer in found["replaced"]:
+            numbers = (layer[f"{what}_{when}"] for what in ("params", "macs") for when in ("before", "after"))
+            table.add_row(layer["path"], layer["was"], *(f"{n / 1e6:.2f}" for n in numbers))
+        console.print(table)
     if "paper" in found:
         p = found["paper"]
         console.print(f"{p['title']}, {p['table']}: {p['row']}: {p['metric']} {p.get('value', 'not printed')}")
