@@ -1,10 +1,11 @@
 """Do exported files answer as torch does: every listed backbone and mixer with every head, and shipped weights on photographs.
 
     python benchmarks/parity.py [--models resnet18 ...] [--data lsp:data/lsp] [--crops 32] [--json FILE]
+    python benchmarks/parity.py --models --data lsp:data/lsp --json FILE       photographs alone; the file's models stay
 
 Models have random weights whose answers stand out; all heads of one backbone are exported together, which saves time and changes
 nothing in them. Compared are keypoints (crop pixels), scores and the maps that they are read from (relative to the largest
-value). With --data also each file of weights/: an exported file through `lowpose.load` without torch, beside the weights
+value). With --data also each file of weights/ and those in the package: an exported file through `lowpose.load` without torch, beside the weights
 with it, on persons of that data set's validation split, in picture pixels.
 """
 
@@ -42,7 +43,8 @@ MIXERS = {
     "attention": {"name": "attention"},
     **{f"{t} {k}": {"name": f"gfl-{k}", "transform": t} for t in ("fft", "dct") for k in ("static", "dynamic")},
 }
-WEIGHTS = Path(__file__).parents[1] / "weights"
+ROOT = Path(__file__).parents[1]
+WEIGHTS = [*sorted((ROOT / "src/lowpose/weights").glob("*.safetensors")), *sorted((ROOT / "weights").glob("*.safetensors"))]
 
 
 def listed() -> dict[str, dict[str, Any]]:
@@ -173,7 +175,7 @@ def on_photographs(weights: Path, source: str, persons: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(listed()))
+    parser.add_argument("--models", nargs="*", default=list(listed()))
     parser.add_argument("--data")
     parser.add_argument("--crops", type=int, default=32)
     parser.add_argument("--persons", type=int, default=200)
@@ -188,9 +190,11 @@ def main() -> None:
                 f"{model:26}{head:12}{found.pixels:10.1e}{found.score:10.1e}{found.maps:10.1e}{found.ties:6} of {found.keypoints}"
             )
             out["models"].append({"model": model, "head": head, **{k: float(v) for k, v in found._asdict().items()}})
-    for weights in sorted(WEIGHTS.glob("*.safetensors")) if args.data else []:
+    for weights in WEIGHTS if args.data else []:
         out["photographs"][weights.stem] = row = on_photographs(weights, args.data, args.persons)
         print(weights.stem, row)
+    if args.json and not args.models and args.json.is_file():
+        out |= {key: value for key, value in json.loads(args.json.read_text()).items() if key != "photographs"}
     if args.json:
         write_text(args.json, json.dumps(out, indent=1) + "\n")
 

@@ -22,7 +22,7 @@ KINDS = {"coco": "coco", "mpii": "mpii", "crowdpose": "crowdpose", "lspet": "lsp
 HEADS = {"simplebaseline": "heatmap", "heatmap": "heatmap", "dark": "heatmap", "udp": "udp", "simcc": "simcc", "cdkd": "simcc"}
 HEADS |= {"mgil": "simcc", "spd": "simcc", "integral": "integral", "shipped": "simcc"}
 # by other parts than CDKD's
-TAUGHT = {"simcc_fitnets", "simcc_fc-feature", "simcc_fc-class", "simcc_kd", "heatmap_sape", "shipped"}
+TAUGHT = {"simcc_fitnets", "simcc_fc-feature", "simcc_fc-class", "simcc_kd", "heatmap_sape", "shipped", "shipped_light"}
 BACKBONES = {
     "hrnet-w32": "hrnet_w32",
     "hrnet-w48": "hrnet_w48",
@@ -46,7 +46,7 @@ def test_a_recipe_is_what_its_name_says_and_fits_its_size(name):
     assert (config.teacher is not None) == (method.startswith("cdkd") or method in TAUGHT)
     assert (config.head.get("decode") == "dark") == (method == "dark")
     assert model.head.num_keypoints == JOINTS[data]
-    assert model.head.feature_shape[1:] == (size // 4, size // 4)
+    assert model.head.feature_shape[1:] == (size * config.model.enlarge // 4,) * 2
 
 
 def test_no_published_method_and_size_is_left_out():

@@ -15,7 +15,7 @@ from lowpose.nn.distill.base import build_distillers
 from lowpose.recipe_files import load_config, recipe_names
 
 CONFIGS = {name: load_config(name) for name in recipe_names()}
-PACKAGED = [name for name in CONFIGS if name.startswith("lspet/shipped_")]  # of the weights that come with the package
+PACKAGED = [name for name in CONFIGS if name.startswith("lspet/shipped")]  # of the weights that come with the package
 TAUGHT = [name for name, config in CONFIGS.items() if config.teacher and not config.model.tokens and name not in PACKAGED]
 PAPERS = [name for name in TAUGHT if not name.startswith("lspet/")]
 OWN = [name for name in TAUGHT if name.startswith("lspet/")]
@@ -256,7 +256,12 @@ def test_own_students_learn_from_the_shipped_teacher():
 
 
 def test_packaged_students_see_half_of_their_views_from_afar():
-    assert [parts(name)[2:] for name in PACKAGED] == [("hrnet-w18-small", 32), ("hrnet-w18-small", 64)]
+    assert [parts(name)[1:] for name in PACKAGED] == [
+        ("shipped", "hrnet-w18-small", 32),
+        ("shipped", "hrnet-w18-small", 64),
+        ("shipped_light", "hrnet-w18-small", 32),
+    ]
+    assert [load_config(name).model.enlarge for name in PACKAGED] == [2, 1, 1]
     for name in PACKAGED:
         config = load_config(name)
         assert config.teacher.weights == SHIPPED and config.distill["sape"] == WANTED["projector"]["sape"] | {"weight": 5}

@@ -16,7 +16,7 @@ from lowpose.data import load_data
 from lowpose.errors import LowposeError
 from lowpose.runtime import load_onnx
 
-NAMES = ("lowpose-32", "lowpose-64")
+NAMES = ("lowpose-32", "lowpose-64", "lowpose-32-light")
 
 
 def test_what_comes_with_the_package():
@@ -57,7 +57,7 @@ def test_torch_and_the_file_agree():
     for name in NAMES:
         by_file, by_torch = (loaded.predict_many(items) for loaded in (lowpose.load(name), load_torch(name)))
         moved = [np.linalg.norm(a.keypoints - b.keypoints, axis=-1) for a, b in zip(by_file, by_torch, strict=True)]
-        assert np.median(np.concatenate(moved)) < 0.05  # both hold the same fp16 numbers; a tie may go either way
+        assert np.mean(np.concatenate(moved) < 0.05) > 0.9  # both hold the same fp16 numbers; a tie may go either way
 
 
 def test_a_picture_is_enough(tmp_path):

@@ -67,14 +67,15 @@ ACROSS = {  # students of 32 pixels, whose grid is not the teacher's
 CIFAR = {"cifar_plain": "ResNet-18 (baseline)", "cifar_spd": "SPD", "cifar_mgil": "MGIL"}
 
 
-def comparison(path: Path, rows: dict[str, str], costs: Path | None = None) -> str:
+def comparison(path: Path, rows: dict[str, str], costs: Path | None = None, lacking: str = METRICS[0]) -> str:
     """A Markdown table of recipes, by the stem of their file; those without a run say so.
 
-    `costs`: file of `benchmarks/downsampling.py --json`, for columns of parameters, MACs and milliseconds.
+    `costs`: file of `benchmarks/downsampling.py --json`, for columns of parameters, MACs and milliseconds. `lacking`: the metric
+    named where nothing was run.
     """
     result = json.loads(path.read_text()) if path.is_file() else {"rows": [], "seeds": []}
     found = {Path(row["recipe"]).stem: row["metrics"] for row in result["rows"]}
-    metrics = [m for m in METRICS if any(m in row for row in found.values())] or METRICS[:1]
+    metrics = [m for m in METRICS if any(m in row for row in found.values())] or [lacking]
     cost = json.loads(costs.read_text())["rows"] if costs is not None and costs.is_file() else None
     heads = ["M", "MMAC", "ms"] if cost else []
     table = []
@@ -158,12 +159,12 @@ def mgil(folder: Path) -> dict[str, str]:
     """Of mgil.md."""
     costs = folder / "cost_32.json"
     screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "below", "wide", "enlarged")
-    seeds = ("simcc", "mgil", "reduce", "depthwise", "cdkd", "projector", "mgil-cdkd", "mgil-projector")
+    seeds = ("simcc", "mgil", "reduce", "cdkd", "mgil-cdkd", "enlarged")
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
         "compare_32": comparison(folder / "compare_32.json", sized(MGIL, 32, *seeds)),
         "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-projector")),
-        "cifar": comparison(folder / "cifar.json", CIFAR),
+        "cifar": comparison(folder / "cifar.json", CIFAR, lacking="top-1"),
     }
 
 

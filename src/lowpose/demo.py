@@ -29,9 +29,11 @@ from lowpose.sheet import person_tile
 from lowpose.tasks.pose import predict_split, validation_data
 from lowpose.training import compute_loss, train, training_data
 
-SHARES = {32: 0.17, 64: 0.28, 128: 0.55}  # of the training time
+SHARES = {32: 0.25, 64: 0.25, 128: 0.5}  # of the training time
 RECIPE = "synthetic/simcc_hrnet-w18-small_{}"
-INIT = "lowpose-64"  # its backbone has seen photographs; a few epochs from random weights learn little more than the mean pose
+# Backbones that have seen photographs; a few epochs from random weights learn little more than the mean pose.
+INIT = {32: "lowpose-32", 64: "lowpose-64", 128: "lowpose-64"}
+ENLARGE = {32: 2}  # as lowpose-32 does
 SHOWN = 8
 
 
@@ -43,11 +45,12 @@ def run_demo(out: Path, minutes: float, console: Console) -> dict[str, Any]:
     cards, start = {}, time.monotonic()
     for size, share in SHARES.items():
         folder = out / f"{size}px"
-        config = load_config(RECIPE.format(size), [f"cache.dir={out / 'cache'}", f"init={INIT}"])
+        changes = [f"cache.dir={out / 'cache'}", f"init={INIT[size]}", f"model.enlarge={ENLARGE.get(size, 1)}"]
+        config = load_config(RECIPE.format(size), changes)
         if not (folder / WEIGHTS).is_file():
             epochs = max(2, int(minutes * 60 * share * speed(config) / len(training_data(config))))
             people = f"{len(training_data(config))} synthetic people"
-            console.print(f"{size} x {size} pixels: {epochs} epochs of {people}, beginning as {INIT}")
+            console.print(f"{size} x {size} pixels: {epochs} epochs of {people}, beginning as {INIT[size]}")
             config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
             train(config, folder, resume=True)
             learning_curve(folder)
