@@ -5,8 +5,8 @@
 
 Models have random weights whose answers stand out; all heads of one backbone are exported together, which saves time and changes
 nothing in them. Compared are keypoints (crop pixels), scores and the maps that they are read from (relative to the largest
-value). With --data also each file of weights/ and those in the package: an exported file through `lowpose.load` without torch, beside the weights
-with it, on persons of that data set's validation split, in picture pixels.
+value). With --data also each file of weights/ and those in the package: an exported file through `lowpose.load` without torch,
+beside the weights with it, on persons of that data set's validation split, in picture pixels.
 """
 
 from __future__ import annotations
