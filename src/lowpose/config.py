@@ -143,9 +143,8 @@ class ModelConfig(Strict):
     pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
     # 'small', for pictures of a few dozen pixels: a ResNet's first convolution becomes 3x3 of stride 1, its pooling is left out
     stem: Literal["own", "small"] = "own"
-    enlarge: int = Field(
-        1, ge=1, le=8
-    )  # crops, bilinearly, in front of the first layer: twice gives maps of four times the cells
+    # crops are enlarged so many times, bilinearly, in front of the first layer: twice gives maps of four times the cells
+    enlarge: int = Field(1, ge=1, le=8)
     neck: Literal["auto", "none", "deconv"] = "auto"  # auto: deconvolutions up to stride 4 where the backbone ends above 4
     deconv: tuple[int, ...] = (256, 256, 256)
     # what takes the place of strided convolutions and pooling: 'mgil', 'spd', or a mapping of 'name' and its settings

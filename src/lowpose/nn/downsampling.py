@@ -93,8 +93,11 @@ class Fitted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         out = self.block(fitted(x, (self.rows.cells(height) * self.stride, self.columns.cells(width) * self.stride)))
+        rows, columns = self.rows(height), self.columns(width)
+        if out.shape[-2:] == (rows, columns):
+            return out
         top, left = self.rows.first(height), self.columns.first(width)
-        return out[..., top : top + self.rows(height), left : left + self.columns(width)]
+        return out[..., top : top + rows, left : left + columns]
 
 
 @dataclass(frozen=True)
