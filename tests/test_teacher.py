@@ -375,7 +375,7 @@ def test_teachers_that_do_not_fit(tmp_path, teacher):
         tall: "the teacher's crop of 64 x 96 has another shape than the student's 32 x 32",
         tmp_path / "none": "none: no such weights file or run folder",
         tmp_path / "text.safetensors": "not a readable safetensors file",
-        tmp_path / "state.pt": "not a readable safetensors file",
+        tmp_path / "state.pt": "not a file of weights (.safetensors), or a run folder",
         heat: "distill.cca needs the output 'x', and the teacher gives only map",
         tmp_path: "a run folder without weights.safetensors",
     }

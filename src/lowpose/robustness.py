@@ -68,7 +68,7 @@ def measure_robustness(
     path = weights_path(weights)
     paths = [Path(out or home(path)) / name for name in FILES]
     check_writable(*paths)
-    model, own = load_model(path)
+    model, own = load_model(weights)
     config = measuring_config(own, overrides)
     config = config.model_copy(update={"data": measured_data(config, source, split, None)})
     if config.head != own.head:
