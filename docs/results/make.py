@@ -49,10 +49,11 @@ def page(cards: dict[str, dict]) -> str:
         "- [synthetic.md](synthetic.md): drawn people before photographs",
         "- [export.md](export.md): exported files beside torch, and 8 bits; [calibration](calibration/calibration.md) of scores",
         "- [robustness of the 64 pixel network](robustness/lspet_simcc_hrnet-w18-small_64/robustness.md), of",
-        "  [`lowpose-64`](robustness/lowpose-64/robustness.md), which far-camera views taught, and of the",
+        "  [`lowpose-64`](robustness/lowpose-64/robustness.md) and [`lowpose-32`](robustness/lowpose-32/robustness.md), "
+        "which far-camera views taught, and of the",
         "  [token network](robustness/lspet_tokenpose_hrnet-w18-small_64/robustness.md) on 300 persons: "
         "[robustness.md](../robustness.md)",
-        "- [sizes and models](sweep/sweep.md) by accuracy and cost on 300 persons: [sweep.md](../sweep.md)",
+        "- [sizes and models](sweep/sweep.md) by accuracy and cost on 600 persons: [sweep.md](../sweep.md)",
         "- [benchmarks.md](benchmarks.md): loader, training, distillation, mixers, students beside the machine's floor",
     ]
     return "\n".join(lines) + "\n"
