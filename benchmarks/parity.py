@@ -193,9 +193,9 @@ def main() -> None:
     for weights in WEIGHTS if args.data else []:
         out["photographs"][weights.stem] = row = on_photographs(weights, args.data, args.persons)
         print(weights.stem, row)
-    if args.json and not args.models and args.json.is_file():
-        out |= {key: value for key, value in json.loads(args.json.read_text()).items() if key != "photographs"}
     if args.json:
+        if not args.models and args.json.is_file():
+            out |= {key: value for key, value in json.loads(args.json.read_text()).items() if key != "photographs"}
         write_text(args.json, json.dumps(out, indent=1) + "\n")
 
 

@@ -67,7 +67,8 @@ def bench(
     Raises: LowposeError for a model that cannot be opened, or numbers out of range.
     """
     _check(models, batches, threads, runtimes, sizes, seconds)
-    check_writable(*([out] if out is not None else []))
+    if out is not None:
+        check_writable(out)
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lowpose-bench-") as folder:
         ways, facts, notes = _ways(list(map(str, models)), list(runtimes), list(sizes), Path(folder), skipped)

@@ -158,13 +158,10 @@ def _box(values: Any, score: Any, where: str, track: Any = NO_ID) -> list[float]
 
 def _id(track: Any, where: str) -> float:
     """A track id as a float that holds it exactly. Raises: LowposeError naming `where`."""
-    try:
-        number = float(track)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(track, bool) or not (number == NO_ID or 0 <= number < 2**53) or number != int(number):
+    number = None if isinstance(track, bool) else _whole(track)
+    if number is None or number < NO_ID:
         raise LowposeError(f"{where}: track ids are whole numbers from 0, or -1 without a track, got {track!r}")
-    return number
+    return float(number)
 
 
 def _put(table: Boxes, key: Any, row: list[float] | None, where: str) -> None:
@@ -278,15 +275,15 @@ def _is_person(row: list[str], where: str) -> bool:
         raise LowposeError(f"{where}: expected numbers for flag and class, got '{row[6]}', '{row[7]}'") from None
 
 
-def _whole(text: str) -> int | None:
-    """A whole number as trackers write them, '7' or '7.0'; None for anything else."""
-    number = float(text) if _is_number(text) else math.nan
+def _whole(value: Any) -> int | None:
+    """A whole number that a float holds exactly, as trackers write them, 7, '7' or '7.0'; None for anything else."""
+    number = float(value) if _is_number(value) else math.nan
     return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: Any) -> bool:
     try:
-        float(text)
-    except ValueError:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -7,7 +7,6 @@ import math
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,27 +33,24 @@ def whole(path: str | Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}.part{target.suffix}")
-    new = [folder for folder in target.parents if not os.path.exists(folder)]
     try:
         if target.exists() and not target.is_file():
             raise LowposeError(f"{path}: is a {'folder' if target.is_dir() else 'device'}; give the name of a file")
         for folder in Path(path).parents:
             if os.path.isfile(folder):
                 raise LowposeError(f"{path}: {folder} is a file, not a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
+        with _made(target.parent):
+            try:
+                temporary.touch(exist_ok=False)
+                yield temporary
+                _sync(temporary)
+                os.replace(temporary, target)
+            finally:
+                with suppress(OSError):  # after the rename there is nothing left to remove
+                    temporary.unlink()
     except OSError as e:
         ours = e.filename is None or Path(os.fsdecode(e.filename)) in (temporary, target, target.parent)
         raise os_problem(path if ours else os.fsdecode(e.filename), e) from None
-    finally:
-        with suppress(OSError):  # after the rename there is nothing left to remove
-            temporary.unlink()
-        with suppress(OSError):  # folders stay only with something in them
-            for folder in new:
-                folder.rmdir()
 
 
 @contextmanager
@@ -65,25 +61,33 @@ def all_whole(folder: str | Path) -> Iterator[Path]:
     Raises: LowposeError naming a path under `folder` that cannot be written.
     """
     target = Path(folder)
-    new = [f for f in (target, *target.parents) if not f.exists()]
+    aside = target / f".{secrets.token_hex(6)}.part"
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=target))
-    except OSError as e:
-        raise os_problem(folder, e) from None
-    try:
-        yield aside
-        for file in sorted(p for p in aside.rglob("*") if p.is_file()):
-            place = target / file.relative_to(aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, os.path.realpath(place))
+        with _made(target):
+            try:
+                aside.mkdir()
+                yield aside
+                for file in sorted(p for p in aside.rglob("*") if p.is_file()):
+                    place = target / file.relative_to(aside)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, os.path.realpath(place))
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     except OSError as e:
         raise os_problem(str(e.filename2 or e.filename or folder).replace(str(aside), str(folder)), e) from None
     except LowposeError as e:
         raise LowposeError(str(e).replace(str(aside), str(folder))) from None
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Missing folders are made; in the end they stay only with something in them."""
+    new = [f for f in (folder, *folder.parents) if not os.path.exists(f)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        with suppress(OSError):  # folders stay only with something in them
+        with suppress(OSError):
             for made in new:
                 made.rmdir()
 

@@ -70,10 +70,8 @@ def predict_sources(
     pictures = names(sources)
     if pictures is not None:  # before anything is drawn
         _check_boxes_used(table, sum(frame in table for frame in pictures), len(pictures))
-    elif isinstance(table, Boxes) and table.by_frame and count_files(sources) > 1:
-        raise LowposeError(
-            f"{boxes}: numbers the frames of one video (MOT), and {count_files(sources)} files are to be predicted"
-        )
+    elif isinstance(table, Boxes) and table.by_frame and (files := count_files(sources)) > 1:
+        raise LowposeError(f"{boxes}: numbers the frames of one video (MOT), and {files} files are to be predicted")
     stream = _chunks(frames(sources, report.problems.append))
     console = Console(stderr=True)
     known = 0

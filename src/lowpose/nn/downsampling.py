@@ -191,9 +191,8 @@ def is_shortcut(path: str, module: nn.Module) -> bool:
 
 def _stride(module: nn.Module) -> tuple[int, int] | None:
     """(rows, columns) of a layer that has a stride above one; None of all others, and of blocks of our own."""
-    holds = not isinstance(module, nn.Conv2d) and any(
-        True for _ in module.children()
-    )  # a convolution may hold its parametrisation
+    # a convolution may hold its parametrisation
+    holds = not isinstance(module, nn.Conv2d) and any(True for _ in module.children())
     if holds or isinstance(module, (nn.modules.conv._ConvTransposeNd, SpaceToDepth)):
         return None
     stride = getattr(module, "stride", 1)
