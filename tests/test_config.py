@@ -155,7 +155,7 @@ def test_a_teacher_is_a_path_or_its_settings(recipe):
         ("distill.cca=null", "a teacher needs a method of distillation, as distill.cca.weight=1"),
         ("teacher.weigths=x", "unknown key 'teacher.weigths'; did you mean 'weights'"),
         ("teacher.cache=half", "'none', 'merged' or 'full'"),
-        ("teacher.precision=fp8", "'no', 'bf16' or 'fp16'"),
+        ("teacher.precision=fp8", "'no', 'bf16', 'fp16' or 'auto'"),
         ("distill.cca=3", "'distill.cca' = 3"),
         ("augment.views=0", "'augment.views' = 0"),
         ("augment.seed=-1", "'augment.seed' = -1"),

@@ -307,20 +307,25 @@ def make(path, **settings) -> Teacher:
     return Teacher(TeacherConfig(weights=str(path), **settings), torch.device("cpu"))
 
 
-def test_precision(tmp_path, teacher):
-    """bf16 differs and is close; the default is what its recipe trained with; a CPU has no fp16."""
+def test_precision(tmp_path, teacher, monkeypatch):
+    """bf16 differs and is close; the default is what its recipe trained with if the machine computes that; a CPU has no fp16."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     exact, coarse = (make(teacher, precision=p).answer(pictures(), ["x", "map"]) for p in ("no", "bf16"))
     assert torch.equal(make(teacher).answer(pictures(), ["x"])["x"], exact["x"])
     for name in ("x", "map"):
         off = float((coarse[name] - exact[name]).abs().mean() / exact[name].std())
         assert 1e-4 < off < 0.05 and coarse[name].dtype is torch.float32
-    for trained, used in (("no", "no"), ("bf16", "bf16"), ("fp16", "no")):
+    for trained, used in (("no", "no"), ("bf16", "bf16"), ("fp16", "no"), ("auto", "bf16")):
         path = save_teacher(tmp_path / f"{trained}.safetensors", train={"precision": trained})
         assert make(path).precision == used and make(path, precision="bf16").precision == "bf16"
     found = make(tmp_path / "bf16.safetensors").answer(pictures(), ["x"])["x"]
     assert torch.equal(found, coarse["x"])
     with pytest.raises(LowposeError, match="^teacher.precision=fp16 needs a GPU; a CPU has bf16 or no$"):
         make(teacher, precision="fp16")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(f"torch.cpu.{name}", lambda: False)
+    assert make(tmp_path / "bf16.safetensors").precision == make(tmp_path / "auto.safetensors").precision == "no"
+    assert make(teacher, precision="bf16").precision == "bf16" and make(teacher, precision="auto").precision == "no"
 
 
 def test_a_precise_teacher_beside_a_student_in_bf16(tmp_path, teacher):

@@ -17,6 +17,7 @@ from lowpose import training as loop
 from lowpose.checkpoint import STATE, WEIGHTS, load_model, load_state, read_weights
 from lowpose.config import TrainConfig
 from lowpose.errors import LowposeError
+from lowpose.evaluation import evaluate
 from lowpose.nn.backbones import Backbone
 from lowpose.nn.distill.base import Term
 from lowpose.nn.model import build_model
@@ -242,6 +243,24 @@ def test_runs_of_different_precision_in_one_process(tmp_path):
         run._step(first_batch(run))
         assert {p.dtype for p in run.bare.parameters()} == {torch.float32}
     assert seen == [torch.float32, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("avx512, amx", [(False, False), (True, False), (False, True)])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="answers of a machine without a GPU")
+def test_auto_takes_bf16_where_the_processor_computes_it(tmp_path, monkeypatch, caplog, avx512, amx):
+    """The card says which; bf16 that is asked for is computed anywhere, with a warning where it is emulated."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    has = avx512 or amx
+    train(tiny(train={"precision": "auto"}), tmp_path / "run")
+    assert not caplog.records
+    card = evaluate(tmp_path / "run")
+    assert card["precision"] == ("bf16" if has else "no") and card["recipe"]["train"]["precision"] == "auto"
+    assert (", in bf16" in (tmp_path / "run/card.md").read_text()) == has
+    run = Run(tiny(train={"precision": "bf16"}), tmp_path / "asked", False)
+    assert run.accelerator.mixed_precision == "bf16"
+    assert ("train.precision=bf16: this machine emulates it" in caplog.text) != has
+    run.log.close()
 
 
 def test_frozen_norms_keep_their_statistics(tmp_path):

@@ -101,7 +101,7 @@ def markdown(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['name']}",
         "",
-        f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}{_began(card['recipe'])}. "
+        f"Trained on {t['kind']} `{t['split']}`, {t['epochs']} epochs, seed {t['seed']}{_half(card)}{_began(card['recipe'])}. "
         f"Measured on {m['kind']} `{m['split']}`: {_persons(m)}.",
         f"Input {i['size'][0]}x{i['size'][1]} pixels (width x height), padding {i['padding']}, resampling `{i['resample']}`, "
         f"{_enlarged(card['recipe'])}flip test {'on' if card['flip_test'] else 'off'}.",
@@ -139,6 +139,10 @@ def markdown(card: dict[str, Any]) -> str:
     if card.get("command"):
         lines += ["", "```", card["command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _half(card: dict[str, Any]) -> str:
+    return f", in {card['precision']}" if card.get("precision", "no") != "no" else ""
 
 
 def _began(recipe: dict[str, Any]) -> str:

@@ -162,8 +162,8 @@ class ModelConfig(Strict):
         return self
 
 
-# YAML reads a bare `no` as false
-Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)]
+# auto: bf16 where the hardware computes it, else no (lowpose.nn.layers.precision). YAML reads a bare `no` as false
+Precision = Annotated[Literal["no", "bf16", "fp16", "auto"], BeforeValidator(lambda v: "no" if v is False else v)]
 
 
 class TeacherConfig(Strict):
@@ -173,7 +173,7 @@ class TeacherConfig(Strict):
     """
 
     weights: str  # run folder or weights file
-    # null: as its own recipe trained it (a GPU's fp16 is no on a CPU)
+    # null: as its own recipe trained it, or no where this machine does not compute that
     precision: Precision | None = None
     flip: bool = False  # its answer is averaged with that for the mirror image
     # answers for all views (augment.views) are computed once and kept beside the crop cache (cache.dir):

@@ -19,6 +19,7 @@ from lowpose.evaluation import evaluate
 from lowpose.files import write_json
 from lowpose.images import write_image
 from lowpose.loader import TrainingOrder, training_loader
+from lowpose.nn.layers.precision import chosen
 from lowpose.nn.model import build_model
 from lowpose.plots import learning_curve
 from lowpose.predict import predict_sources
@@ -72,10 +73,11 @@ def speed(config: RunConfig, steps: int = 4) -> float:
     order = TrainingOrder(len(data), config.train.batch_size, 0, 0, steps + 1)
     reader = CropReader(data, config.input, config.augment)
     batches = list(training_loader(reader, order, 0, False))  # drawing people is not training
+    half = chosen(config.train.precision, torch.device("cpu")) == "bf16"
     seconds = []
     for batch in batches:
         begin = time.monotonic()
-        terms = compute_loss(model, model.head, batch, lambda: torch.autocast("cpu", torch.bfloat16))
+        terms = compute_loss(model, model.head, batch, lambda: torch.autocast("cpu", torch.bfloat16, half))
         sum(term.total / term.count for term in terms.values()).backward()
         optimizer.step()
         seconds.append(time.monotonic() - begin)

@@ -132,4 +132,4 @@ def card_name(data: PoseData | ClassData, changed: list[str]) -> str:
 def training_facts(weights: Path) -> dict[str, Any]:
     """What the weights file says of its training."""
     about = describe_weights(weights)
-    return {k: about[k] for k in ("step", "teacher", "not_loaded", "skipped_in_training") if about.get(k)}
+    return {k: about[k] for k in ("step", "precision", "teacher", "not_loaded", "skipped_in_training") if about.get(k)}

@@ -37,6 +37,7 @@ from lowpose.loader import evaluation_batches
 from lowpose.nn.distill.base import INNER, Side, describe
 from lowpose.nn.distill.cca import merge_bins
 from lowpose.nn.heads.base import Outputs
+from lowpose.nn.layers.precision import chosen, computes
 from lowpose.samples import PoseData
 from lowpose.skeletons import Skeleton
 
@@ -61,8 +62,8 @@ class Teacher:
         asked, cpu = self.settings.precision, self.device.type == "cpu"
         if asked == "fp16" and cpu:
             raise LowposeError("teacher.precision=fp16 needs a GPU; a CPU has bf16 or no")
-        own = self.config.train.precision
-        return asked or ("no" if own == "fp16" and cpu else own)
+        own = chosen(asked or self.config.train.precision, self.device)
+        return own if asked or computes(own, self.device) else "no"
 
     @torch.no_grad()
     def answer(self, images: Tensor, names: list[str]) -> Outputs:

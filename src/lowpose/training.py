@@ -32,6 +32,7 @@ from lowpose.files import write_text
 from lowpose.loader import Batch, TrainingOrder, training_loader
 from lowpose.nn.classifier import Classifier
 from lowpose.nn.heads.base import Term
+from lowpose.nn.layers.precision import chosen, computes
 from lowpose.nn.model import PoseModel
 from lowpose.progress import Log, TrainingProgress
 from lowpose.samples import ClassData, PoseData
@@ -63,8 +64,10 @@ class Run:
         self.config, self.folder, self.t = config, folder, config.train
         torch.manual_seed(self.t.seed)
         AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+        self.precision = chosen(self.t.precision, device)
         # without cpu=True accelerate ignores the ranks that torchrun starts on a machine without GPUs
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=self.t.precision)
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=self.precision)
         state = check_folder(folder, config, resume)
         self.task = task_of(config)
         self.data = training_data(config)
@@ -83,6 +86,8 @@ class Run:
             )
         if state is None:
             self.task.warn(config, self.data)
+            if self.precision == "bf16" and not computes("bf16", device):
+                log.warning("train.precision=bf16: this machine emulates it, which takes several times as long; give auto")
         prepare_model(model, self.t, self.accelerator.device)
         self.teaching = self._teaching(model, state) if config.teacher else None
         with self.accelerator.main_process_first():  # which fills the cache
@@ -132,7 +137,8 @@ class Run:
         if self.order.total % self.t.save_every:
             self._save()
         if self.step == self.total and self.accelerator.is_main_process:
-            facts = {"step": self.step, "not_loaded": self.not_loaded, "skipped_in_training": sorted(self.skipped)}
+            facts = {"step": self.step, "precision": self.precision, "not_loaded": self.not_loaded}
+            facts["skipped_in_training"] = sorted(self.skipped)
             if self.teaching:
                 facts["teacher"] = self.teaching.facts()
             save_weights(self.folder / WEIGHTS, self.result, self.config, **facts)
