@@ -49,9 +49,9 @@ def run_demo(out: Path, minutes: float, console: Console) -> dict[str, Any]:
         changes = [f"cache.dir={out / 'cache'}", f"init={INIT[size]}", f"model.enlarge={ENLARGE.get(size, 1)}"]
         config = load_config(RECIPE.format(size), changes)
         if not (folder / WEIGHTS).is_file():
-            epochs = max(2, int(minutes * 60 * share * speed(config) / len(training_data(config))))
-            people = f"{len(training_data(config))} synthetic people"
-            console.print(f"{size} x {size} pixels: {epochs} epochs of {people}, beginning as {INIT[size]}")
+            people = len(training_data(config))
+            epochs = max(2, int(minutes * 60 * share * speed(config) / people))
+            console.print(f"{size} x {size} pixels: {epochs} epochs of {people} synthetic people, beginning as {INIT[size]}")
             config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
             train(config, folder, resume=True)
             learning_curve(folder)

@@ -8,7 +8,7 @@ of (seed, split, index) and is drawn only when it is read; where its joints lie 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +119,20 @@ def read_picture(config: SyntheticConfig, key: str) -> np.ndarray:
     return draw(config, split, int(number))
 
 
-def _sample(config: SyntheticConfig, split: str, index: int, skeleton: Skeleton) -> PersonSample:
+def _sample(
+    config: SyntheticConfig, split: str, index: int, keypoints: tuple[str, ...], head: tuple[int, int] | None, crowd: bool
+) -> PersonSample:
     scene = make_scene(config, split, index)
     person = scene.person
-    points = np.array([person.joints[name][:2] for name in skeleton.keypoints])
+    points = np.array([person.joints[name][:2] for name in keypoints])
     inside = ((points >= 0) & (points < config.size)).all(1)
     covered = [any(occluder.covers(*point) for occluder in scene.occluders) for point in points]
-    hidden = np.array([person.hidden[name] for name in skeleton.keypoints]) | covered
+    hidden = np.array([person.hidden[name] for name in keypoints]) | covered
     visibility = np.where(inside, np.where(hidden, 1, 2), 0).astype(np.uint8)
     low, high = np.clip(person.extent[:2], 0, config.size), np.clip(person.extent[2:], 0, config.size)
-    head = None
-    if skeleton.head is not None and inside[list(skeleton.head)].all():
-        head = float(np.linalg.norm(points[skeleton.head[0]] - points[skeleton.head[1]]))
+    head_size = None
+    if head is not None and inside[list(head)].all():
+        head_size = float(np.linalg.norm(points[head[0]] - points[head[1]]))
     return PersonSample(
         f"{split}/{index:06d}",
         np.concatenate([low, high - low]),
@@ -139,9 +141,16 @@ def _sample(config: SyntheticConfig, split: str, index: int, skeleton: Skeleton)
         index + 1,
         index + 1,
         area=AREA * float(np.prod(high - low)),
-        head_size=head,
-        crowd=scene.others / 3 if PROTOCOLS.get(skeleton.name) == "crowdpose" else None,
+        head_size=head_size,
+        crowd=scene.others / 3 if crowd else None,
     )
+
+
+@lru_cache(maxsize=4)  # a demonstration asks for each split a dozen times, at some seconds a time
+def _samples(
+    config: SyntheticConfig, split: str, keypoints: tuple[str, ...], head: tuple[int, int] | None, crowd: bool
+) -> tuple[PersonSample, ...]:
+    return tuple(_sample(config, split, i, keypoints, head, crowd) for i in range(config.count or SPLITS[split]))
 
 
 @register("data", "synthetic", config=SyntheticConfig)
@@ -159,8 +168,8 @@ def synthetic(root: Path, split: str, *, boxes: str, skeleton: Skeleton | None, 
         raise LowposeError(
             f"skeleton '{skeleton.name}': synthetic people have no joint {', '.join(unknown)}; known: {', '.join(known)}"
         )
-    samples = [_sample(config, split, i, skeleton) for i in range(config.count or SPLITS[split])]
     w, h = config.size
     name = f"seed {config.seed}, {w} x {h}, {config.height[0]:g} to {config.height[1]:g} px"
     protocol = PROTOCOLS.get(skeleton.name, "coco")
+    samples = list(_samples(config, split, skeleton.keypoints, skeleton.head, protocol == "crowdpose"))
     return PoseData("synthetic", split, name, skeleton, samples, partial(read_picture, config), (), "gt", protocol, areas="boxes")
