@@ -159,7 +159,7 @@ def mgil(folder: Path) -> dict[str, str]:
     """Of mgil.md."""
     costs = folder / "cost_32.json"
     screen = ("simcc", "spd", "flie", "flie-cii", "mgil", "reduce", "depthwise", "below", "wide", "enlarged")
-    seeds = ("simcc", "mgil", "reduce", "cdkd", "mgil-cdkd", "enlarged")
+    seeds = ("simcc", "mgil", "reduce", "cdkd", "mgil-cdkd")
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
         "compare_32": comparison(folder / "compare_32.json", sized(MGIL, 32, *seeds)),
