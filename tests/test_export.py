@@ -276,7 +276,8 @@ def test_one_wrong_number_of_a_map_is_enough(exported, tmp_path, skewed, monkeyp
 
         def infer(crops):
             maps = [a.copy() for a in answers(crops)]
-            maps[1][0, 3, 7] += value * np.abs(maps[1][0]).max()
+            if np.array_equal(crops[0], noisy(3, (48, 64))[0]):  # of that crop alone: rounding may make any other the worst
+                maps[1][0, 3, 7] += value * np.abs(maps[1][0]).max()
             return maps
 
         return infer
