@@ -100,8 +100,9 @@ def every_case(fits: bool, merged=()):
 
 
 def make(name: str, settings: dict, head: str, **more):
+    found = sides(name, head)  # asks for random numbers the first time
     torch.manual_seed(0)
-    return build_distillers({name: {**settings, **more}}, *sides(name, head))[0]
+    return build_distillers({name: {**settings, **more}}, *found)[0]
 
 
 RANGES = {"xy": torch.sigmoid, "sigma": lambda v: torch.sigmoid(v) / 4}  # shares of the crop; all else is any number
