@@ -131,12 +131,23 @@ def _addmv(bias_shape, a_shape, b_shape, *args, out_shape=None, **kwargs) -> int
     return 2 * math.prod(a_shape)
 
 
+def _attention(query_shape, key_shape, value_shape, *args, out_shape=None, **kwargs) -> int:
+    *batch, queries, channels = query_shape
+    return 2 * math.prod(batch) * queries * key_shape[-2] * (channels + value_shape[-1])
+
+
 def _norm(shape, *args, out_shape=None, **kwargs) -> int:
     return 2 * math.prod(shape)
 
 
 _FOURIER = {aten._fft_r2c: _forward_fourier, aten._fft_c2c: _forward_fourier, aten._fft_c2r: _real_from_complex}
-_PRODUCTS = {aten.mv: _dot, aten.dot: _dot, aten.addmv: _addmv}  # matrix and vector: torch leaves these out
+# torch leaves these out: matrix and vector, and attention in one kernel of CPUs (which one it takes depends on the processor)
+_PRODUCTS = {
+    aten.mv: _dot,
+    aten.dot: _dot,
+    aten.addmv: _addmv,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
 _NORM_NAMES = (
     "native_batch_norm",
     "cudnn_batch_norm",
