@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from prepared import RESAMPLES
 from studies import HERE
 
 from lowpose.comparison import UNITS, Measured, budget, check_same_budget, table_rows
@@ -21,7 +22,6 @@ from lowpose.config import RunConfig, from_scratch, parse_config
 from lowpose.files import write_json
 from lowpose.tasks import task_of
 
-RESAMPLES = 2000
 FILES = ("card.json", "predictions.npz")
 
 
@@ -33,18 +33,16 @@ def keep(run: Path, folder: Path) -> None:
             shutil.copy(run / name, folder)
 
 
-def recipe_of(folder: Path, root: str) -> RunConfig:
-    """The recipe in a kept card, with its data at `root`."""
-    config = from_scratch(parse_config(json.loads((folder / "card.json").read_text())["recipe"], str(folder)))
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
-
-
-def measured(folder: Path, config: RunConfig) -> Measured:
-    """What `lowpose.comparison.measure_run` gives; the model, here without its weights, knows its head's thresholds."""
+def measured(folder: Path, root: str) -> tuple[RunConfig, Measured]:
+    """A kept recipe with its data at `root`, and what `lowpose.comparison.measure_run` gives; the model, here without its
+    weights, knows its head's thresholds."""
+    card = json.loads((folder / "card.json").read_text())
+    config = from_scratch(parse_config(card["recipe"], str(folder)))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
     task = task_of(config)
     data = task.validation_data(config)
     sums, precise = task.paired(task.build(config, data), config, data, np.load(folder / "predictions.npz"))
-    return Measured(sums, precise, json.loads((folder / "card.json").read_text())["cost"])
+    return config, Measured(sums, precise, card["cost"])
 
 
 def main() -> None:
@@ -62,10 +60,10 @@ def main() -> None:
         folders = [study / name / f"seed-{seed}" for seed in seeds]
         for folder in folders if args.runs else []:
             keep(args.runs / name / folder.name, folder)
-        recipes = [recipe_of(folder, args.root) for folder in folders]
+        recipes, runs = zip(*(measured(folder, args.root) for folder in folders), strict=True)
         assert [recipe.train.seed for recipe in recipes] == seeds, f"{name}: cards of other seeds"
         configs[name] = recipes[0]
-        rows[f"docs/studies/{study.name}/{name}.yaml"] = [measured(*pair) for pair in zip(folders, recipes, strict=True)]
+        rows[f"docs/studies/{study.name}/{name}.yaml"] = list(runs)
     check_same_budget(configs)
     first = configs[args.rows[0]]
     result = {"seeds": seeds, "overrides": [], "units": UNITS[first.task], "budget": budget(first)}
