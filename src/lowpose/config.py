@@ -141,6 +141,7 @@ class ModelConfig(Strict):
     backbone: str = "resnet18"  # any timm model that gives feature maps, or 'none': tokens of the picture itself
     stages: int | None = Field(None, ge=1, le=4)  # HRNet only: how many are kept (default all); the last fuses into one branch
     pretrained: str = "imagenet"  # 'imagenet', 'none' or a weights file
+    options: dict[str, Any] = Field(default_factory=dict)  # of the timm model itself, as channels or drop_path_rate
     # 'small', for pictures of a few dozen pixels: a ResNet's first convolution becomes 3x3 of stride 1, its pooling is left out
     stem: Literal["own", "small"] = "own"
     # crops are enlarged so many times, bilinearly, in front of the first layer: twice gives maps of four times the cells
@@ -159,6 +160,8 @@ class ModelConfig(Strict):
             raise ValueError("backbone 'none' has no weights: give model.pretrained=none")
         if self.backbone == "none" and self.stem != "own":
             raise ValueError("backbone 'none' has no stem: leave model.stem out")
+        if self.backbone == "none" and self.options:
+            raise ValueError("backbone 'none' has no options: leave model.options out")
         return self
 
 

@@ -140,6 +140,38 @@ def test_feature_steps_stay_over_their_pixels():
     assert whole(columns)[0, 0, 0].tolist() == [8.5] * 8 + [26.5] * 8 + [44.5] * 8 + [62.5] * 8
 
 
+def test_options_are_those_of_the_timm_model():
+    """Parameters of a ResNet-18, counted by hand from its widths; timm spreads the drop path over the blocks."""
+    widths = (8, 16, 32, 64)
+    backbone = build("resnet18", neck="none", options={"channels": list(widths), "drop_path_rate": 0.7})
+    expected, before = 3 * 64 * 49 + 2 * 64, 64  # the stem keeps its width
+    for width in widths:
+        expected += 9 * before * width + 3 * 9 * width**2 + 4 * 2 * width
+        expected += before * width + 2 * width if before != width else 0
+        before = width
+    assert parameters(backbone) == expected and backbone.channels == 64
+    rates = [m.drop_path.drop_prob for m in backbone.modules() if getattr(m, "drop_path", None) is not None]
+    assert rates == pytest.approx([i / 10 for i in range(1, 8)])
+
+
+def test_imagenet_weights_that_do_not_fit_the_options(monkeypatch):
+    """timm's own message would speak of a missing download or list every tensor."""
+    whole = timm.create_model
+
+    def create(name, pretrained=False, **options):
+        net = whole(name, **options)
+        if pretrained:
+            net.load_state_dict(whole("resnet18", features_only=True).state_dict())
+        return net
+
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(timm_features, "_is_cached", lambda name: True)
+    with pytest.raises(LowposeError) as error:
+        build("resnet18", pretrained="imagenet", options={"channels": [8, 16, 32, 64]})
+    assert str(error.value) == "the ImageNet weights of 'resnet18' do not fit model.options: give model.pretrained=none"
+    assert build("resnet18", pretrained="imagenet", options={"drop_path_rate": 0.1}).body.reduction == 32
+
+
 def test_pictures_are_enlarged_in_front_of_the_first_layer():
     name, size = "hrnet_w18_small", (32, 64)
     large = build(name, (64, 128)).eval()

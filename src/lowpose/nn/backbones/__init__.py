@@ -78,7 +78,7 @@ def build_backbone(config: ModelConfig, size: tuple[int, int]) -> Backbone:
     cannot be had or do not fit.
     """
     inside = enlarged(size, config.enlarge)
-    body = create_body(config.backbone, inside, config.pretrained == "imagenet", config.stages, config.stem == "small")
+    body = create_body(config, inside)
     _check_fit(config, body, size)
     not_loaded = [] if config.pretrained in ("imagenet", "none") else load_weights(body, config.backbone, config.pretrained)
     replaced = []

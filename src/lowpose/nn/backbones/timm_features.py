@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from inspect import signature
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -12,8 +12,14 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 
+from lowpose.config import ModelConfig
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.backbones.hrnet import HRNetPose
+
+# what `model.options` may not say: how timm makes a model, the size and form of its pictures and maps, its classification part
+NO_OPTIONS = {*signature(timm.create_model).parameters, "features_only", "feature_cfg", "out_indices", "img_size", "in_chans"} | {
+    *("num_classes", "global_pool", "drop_rate", "output_fmt")
+}
 
 
 class Picture(nn.Module):
@@ -39,33 +45,51 @@ class TimmFeatures(nn.Module):
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
 
-def create_body(
-    name: str, size: tuple[int, int], pretrained: bool, stages: int | None = None, small_stem: bool = False
-) -> HRNetPose | TimmFeatures | Picture:
-    """The trunk of the timm model `name` for pictures of `size` (width, height), without classification parts; 'none': no trunk.
+def create_body(config: ModelConfig, size: tuple[int, int]) -> HRNetPose | TimmFeatures | Picture:
+    """The trunk of a timm model for pictures of `size` (width, height), without classification parts; 'none': no trunk.
 
-    `reduction` of the result is how many input pixels one step of its feature map stands for. With `pretrained`,
-    timm's weights, which timm downloads or finds in its cache. `small_stem`: see `with_small_stem`.
-    Raises: LowposeError for an unknown name, a model without feature maps or weights, a failed download, another stem.
+    `reduction` of the result is how many input pixels one step of its feature map stands for. With `pretrained: imagenet`,
+    timm's weights, which timm downloads or finds in its cache. `stem: small`: see `with_small_stem`.
+    Raises: LowposeError for an unknown name, a model without feature maps or weights, options that it does not have, a failed
+    download, another stem.
     """
-    if stages is not None and not name.startswith("hrnet_"):
-        raise LowposeError(f"model.stages={stages}: only HRNet backbones are cut after a stage, not '{name}'")
+    name, pretrained = config.backbone, config.pretrained == "imagenet"
+    if config.stages is not None and not name.startswith("hrnet_"):
+        raise LowposeError(f"model.stages={config.stages}: only HRNet backbones are cut after a stage, not '{name}'")
     if name == "none":
         return Picture()
     if not timm.is_model(name):
         raise LowposeError(f"unknown backbone '{name}'{did_you_mean(name, timm.list_models())}")
+    for key in config.options:
+        if key in NO_OPTIONS:
+            raise LowposeError(f"model.options.{key}: lowpose sets that itself, or drops the part that it is for; leave it out")
     if pretrained and not timm.models.is_model_pretrained(name):
         raise LowposeError(f"timm has no pretrained weights of '{name}': give model.pretrained=none or a weights file")
     if pretrained and not _is_cached(name) and not _hub_has_address():
         raise _no_download(name, "no network")  # at once; the hub's client would try again for most of a minute
     try:
-        body = _create(name, size, pretrained, stages)
+        body = _create(config, size)
     except Exception as e:  # timm, the hub's client and the network raise many kinds
-        if pretrained:
-            create_body(name, size, False, stages)  # raises if it is the model that fails, not its weights
-            raise _no_download(name, first_line(e)) from e
-        raise LowposeError(f"backbone '{name}' gives no feature maps at {size[0]}x{size[1]} ({first_line(e)})") from e
-    return with_small_stem(body, name) if small_stem else body
+        raise _no_body(config, size, e) from e
+    return with_small_stem(body, name) if config.stem == "small" else body
+
+
+def _no_body(config: ModelConfig, size: tuple[int, int], error: Exception) -> LowposeError:
+    """What of a recipe is to blame: the weights, the options or the model, tried in this order.
+
+    Raises: LowposeError if the model fails without its weights too.
+    """
+    name = config.backbone
+    if config.pretrained == "imagenet":
+        create_body(config.model_copy(update={"pretrained": "none"}), size)
+        if not config.options:
+            return _no_download(name, first_line(error))
+        create_body(config.model_copy(update={"options": {}}), size)
+        return LowposeError(f"the ImageNet weights of '{name}' do not fit model.options: give model.pretrained=none")
+    if config.options:
+        create_body(config.model_copy(update={"options": {}}), size)
+        return LowposeError(f"model.options do not fit backbone '{name}' ({first_line(error)})")
+    return LowposeError(f"backbone '{name}' gives no feature maps at {size[0]}x{size[1]} ({first_line(error)})")
 
 
 def with_small_stem(body: nn.Module, name: str) -> TimmFeatures:
@@ -89,14 +113,14 @@ def with_small_stem(body: nn.Module, name: str) -> TimmFeatures:
     return body
 
 
-def _create(name: str, size: tuple[int, int], pretrained: bool, stages: int | None) -> HRNetPose | TimmFeatures:
+def _create(config: ModelConfig, size: tuple[int, int]) -> HRNetPose | TimmFeatures:
+    name, options = config.backbone, {"pretrained": config.pretrained == "imagenet"} | config.options
     if name.startswith("hrnet_"):
-        return HRNetPose(timm.create_model(name, pretrained=pretrained), stages or 4)
-    options: dict[str, Any] = {}
+        return HRNetPose(timm.create_model(name, **options), config.stages or 4)
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
         options["img_size"] = (size[1], size[0])
-    return TimmFeatures(timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(-1,), **options))
+    return TimmFeatures(timm.create_model(name, features_only=True, out_indices=(-1,), **options))
 
 
 def _is_cached(name: str) -> bool:
