@@ -16,7 +16,8 @@ lint: .venv/ready
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[train,export,dev]'
+# --no-compile: what is imported is compiled then, a small part
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[train,export,dev]'
 	touch $@
 
 clean:

@@ -10,9 +10,9 @@ import sys
 import torch
 
 import lowpose
-from lowpose.config import Strict
 from lowpose.nn.heads.base import Decoded, PoseHead
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 class LaplaceConfig(Strict):

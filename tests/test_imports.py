@@ -14,7 +14,7 @@ import lowpose
 PACKAGE = Path(lowpose.__file__).parent
 WITHOUT_TORCH = """
     geometry images skeletons samples draw metrics detectors pipeline engines runtime confidence turns ways predict sources boxes
-    cards config shipped recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco
+    cards config strict shipped recipe_files registry files listing cli data.resample data.augment data.cache data.crops data.coco
     data.mpii data.crowdpose data.lsp data.synthetic data.check data.degradations data.get data.classes data.pictures
     data.check_classes
 """
@@ -58,6 +58,7 @@ def test_without_torch_training_is_one_line():
 # The rooms from top to bottom; modules of one line may use each other.
 ROOMS = [
     ["errors"],
+    ["strict"],
     ["registry", "files", "config", "recipe_files", "skeletons", "geometry", "images", "samples", "shipped"],
     ["data"],
     ["metrics", "draw", "boxes", "detectors", "sources", "pipeline", "cards", "progress", "listing", "confidence", "turns"],

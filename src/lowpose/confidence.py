@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from lowpose.config import Strict, validate
 from lowpose.errors import LowposeError
+from lowpose.strict import Strict, validate
 
 EDGE = 1e-4  # scores nearer to 0 or 1 than this count as this near: 0 and 1 have no logit
 

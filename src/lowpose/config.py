@@ -1,4 +1,4 @@
-"""RunConfig: what a recipe may say. Strict: an unknown key is an error that offers the nearest one.
+"""RunConfig: what a recipe may say.
 
 How recipe files become one is `recipe_files`; the resolved recipe is written into the run folder.
 """
@@ -9,23 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lowpose.errors import LowposeError, did_you_mean
-
-
-class Strict(BaseModel):
-    """Base of every config class: unknown keys are refused and values cannot change later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from lowpose.errors import LowposeError
+from lowpose.strict import Strict, validate
 
 
 def _size(value: tuple[int, int]) -> tuple[int, int]:
@@ -154,14 +141,15 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _without_backbone(self) -> ModelConfig:
-        if self.backbone == "none" and self.tokens is None:
+        if self.backbone != "none":
+            return self
+        if self.tokens is None:
             raise ValueError("backbone 'none' leaves the picture to tokens: give model.tokens, as model.tokens.patch=[8,8]")
-        if self.backbone == "none" and self.pretrained != "none":
+        if self.pretrained != "none":
             raise ValueError("backbone 'none' has no weights: give model.pretrained=none")
-        if self.backbone == "none" and self.stem != "own":
-            raise ValueError("backbone 'none' has no stem: leave model.stem out")
-        if self.backbone == "none" and self.options:
-            raise ValueError("backbone 'none' has no options: leave model.options out")
+        if self.stem != "own" or self.options:
+            key = "options" if self.options else "stem"
+            raise ValueError(f"backbone 'none' has no {key}: leave model.{key} out")
         return self
 
 
@@ -321,43 +309,7 @@ class RunConfig(Strict):
 
 def parse_config(values: dict[str, Any], where: str) -> RunConfig:
     """RunConfig from a mapping; head settings are checked by the head's own config class when the model is built."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as e:
-        raise LowposeError(f"{where}: {first_problem(e, RunConfig)}") from None
-
-
-def validate(config_class: type[Strict], values: dict[str, Any], where: str) -> Any:
-    """An instance of `config_class`. Raises: LowposeError with one line for the first problem."""
-    try:
-        return config_class.model_validate(values)
-    except ValidationError as e:
-        raise LowposeError(f"{where}: {first_problem(e, config_class)}") from None
-
-
-def first_problem(error: ValidationError, config_class: type[BaseModel]) -> str:
-    """One line for the first problem that pydantic found, with the nearest key where one is unknown."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(str(problem['loc'][-1]), _keys_at(config_class, problem['loc'][:-1]))}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    # of a rule about a whole section the message names the value
-    value = "" if problem["type"] == "value_error" and isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-    return f"'{key}'{value}: {message[0].lower()}{message[1:]}"
-
-
-def _keys_at(config_class: type[BaseModel], path: tuple) -> list[str]:
-    for part in path:
-        annotation = config_class.model_fields[part].annotation if part in config_class.model_fields else None
-        options = getattr(annotation, "__args__", ()) or (annotation,)
-        nested = [a for a in options if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not nested:
-            return []
-        config_class = nested[0]
-    return list(config_class.model_fields)
+    return validate(RunConfig, values, where)
 
 
 def from_scratch(config: RunConfig) -> RunConfig:

@@ -50,8 +50,8 @@ def run_demo(out: Path, minutes: float, console: Console) -> dict[str, Any]:
         config = load_config(RECIPE.format(size), changes)
         if not (folder / WEIGHTS).is_file():
             people = len(training_data(config))
-            epochs = max(2, int(minutes * 60 * share * speed(config) / people))
-            console.print(f"{size} x {size} pixels: {epochs} epochs of {people} synthetic people, beginning as {INIT[size]}")
+            epochs = max(1, round(minutes * 60 * share * speed(config) / people))
+            console.print(f"{size} x {size} pixels: trains on {epochs} x {people} synthetic people, beginning as {INIT[size]}")
             config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
             train(config, folder, resume=True)
             learning_curve(folder)

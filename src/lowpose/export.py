@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lowpose import __version__, registry
 from lowpose.cards import sha256
 from lowpose.checkpoint import describe_weights, load_model, weights_path
-from lowpose.config import InputConfig, RunConfig, validate
+from lowpose.config import InputConfig, RunConfig
 from lowpose.data import load_data
 from lowpose.data.crops import CropReader
 from lowpose.engines import OUTPUTS
@@ -36,6 +36,7 @@ from lowpose.nn.model import PoseModel
 from lowpose.quantisation import LAYERS
 from lowpose.runtime import load_onnx
 from lowpose.shipped import home
+from lowpose.strict import validate
 
 OPSET = 18  # the oldest that the exporter writes, so that older runtimes read it
 PERSONS, NOISE = 64, 4  # crops that a file is checked on by default

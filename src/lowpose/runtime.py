@@ -12,7 +12,7 @@ import numpy as np
 
 from lowpose import shipped
 from lowpose.confidence import Calibration, read_calibration
-from lowpose.config import InputConfig, validate
+from lowpose.config import InputConfig
 from lowpose.data.augment import generator
 from lowpose.data.resample import cut, render
 from lowpose.engines import OUTPUTS, open_graph
@@ -20,6 +20,7 @@ from lowpose.errors import LowposeError
 from lowpose.geometry import crop_matrix, invert, transform
 from lowpose.samples import PoseResult
 from lowpose.skeletons import Skeleton
+from lowpose.strict import validate
 
 LARGEST_BOX = 3  # sides and corners of boxes, in longer sides of the picture; beyond, units are wrong and crops fill the memory
 PICTURES_AT_ONCE = 16

@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 
 from lowpose.config import AugmentConfig, CacheConfig, InputConfig
+from lowpose.data import _stored, load_data
 from lowpose.data import cache as cache_module
-from lowpose.data import load_data
-from lowpose.data.cache import block_mean, open_cache
+from lowpose.data._stored import block_mean
+from lowpose.data.cache import open_cache
 from lowpose.data.crops import CropReader
 from lowpose.data.lsp import read_picture
 from lowpose.errors import LowposeError
@@ -216,6 +219,33 @@ def test_many_shards(pictures, tmp_path, monkeypatch):
     cache = opened(pictures, tmp_path)
     assert len(list(cache.folder.glob("shard-*.bin"))) > 2
     same_crops(pictures, cache, InputConfig(size=(48, 64)), AUGMENT)
+
+
+def test_many_pictures_are_read_by_processes(pictures, tmp_path, monkeypatch):
+    """The same files, bit for bit; the processes that could not read a picture are others than this one."""
+    (Path(pictures.root) / "b.png").write_bytes(b"no picture")
+    alone = opened(pictures, tmp_path / "alone").folder
+
+    def read(key):
+        if key == "b.png":
+            raise LowposeError(f"read by {os.getpid()}")
+        return pictures.read(key)
+
+    monkeypatch.setattr(_stored, "MANY", 2)
+    monkeypatch.setattr(_stored, "AHEAD", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    together = opened(replace(pictures, read=read), tmp_path / "together")
+    assert together.broken.keys() == {"b.png"} and together.broken["b.png"] != f"read by {os.getpid()}"
+    for name in ("index.npy", "shard-000.bin"):
+        assert (alone / name).read_bytes() == (together.folder / name).read_bytes()
+
+
+def test_a_process_that_is_ended_while_it_reads(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(_stored, "MANY", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    with pytest.raises(LowposeError, match="^crop cache: a process that read pictures was ended, perhaps for want of memory$"):
+        opened(replace(pictures, read=lambda key: os.kill(os.getpid(), signal.SIGKILL)), tmp_path)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_reduced_is_refused_by_paper_and_close_by_area(tmp_path):

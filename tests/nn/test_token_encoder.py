@@ -8,11 +8,12 @@ import torch
 from scipy.special import erf
 from torch import nn
 
-from lowpose.config import TokensConfig, validate
+from lowpose.config import TokensConfig
 from lowpose.errors import LowposeError
 from lowpose.nn import tokens
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 from lowpose.nn.tokens import Layer, TokenEncoder, initialise_tokens, sine_positions
+from lowpose.strict import validate
 
 CHANNELS, SIZE, PATCH, K, WIDTH = 3, (20, 12), (5, 4), 6, 8  # size and patch: (width, height); a grid of 3 x 4
 GRIDS = [(16, 16, 192), (3, 5, 8), (1, 1, 4), (24, 1, 12)]

@@ -33,11 +33,10 @@ from rich.progress import track
 
 from lowpose import __version__
 from lowpose.config import AugmentConfig, CacheConfig, InputConfig
-from lowpose.data.augment import largest_region
+from lowpose.data._stored import MANY, Regions
 from lowpose.data.resample import Window, cut
 from lowpose.errors import LowposeError
-from lowpose.geometry import crop_region
-from lowpose.samples import PersonSample, PoseData
+from lowpose.samples import PoseData
 
 VERSION = 2
 SHARD_BYTES = 256 << 20
@@ -193,70 +192,29 @@ def _build(
 def _write(
     aside: Path, facts: dict, data: PoseData, settings: InputConfig, augment: AugmentConfig | None, config: CacheConfig
 ) -> None:
-    order = sorted(range(len(data)), key=lambda i: data.samples[i].image)  # each picture is decoded once
+    regions = Regions(data, settings, augment, config.reduced)
+    pictures = len(regions.persons)
+    quiet = pictures < MANY or not sys.stderr.isatty()
     index = np.zeros((len(data), len(Row._fields)), np.int64)
     broken: dict[str, str] = {}
     shards: list[int] = []
-    current, image = None, None
     out = None
     try:
-        for i in track(
-            order, "crop cache", console=Console(stderr=True), disable=len(order) < 500 or not sys.stderr.isatty(), transient=True
-        ):
-            sample = data.samples[i]
-            if sample.image != current:
-                current, image = sample.image, _read(data, sample.image, broken)
-            if image is None:
-                continue
-            place, pixels = _stored_region(image, sample, data, settings, augment, config)
-            if out is None or shards[-1] + pixels.size > SHARD_BYTES:
-                if out is not None:
-                    out.close()
-                shards.append(0)
-                out = open(aside / _shard(len(shards) - 1), "wb")
-            index[i] = Row(shard=len(shards) - 1, offset=shards[-1], crc32=zlib.crc32(pixels), **place)
-            out.write(pixels)
-            shards[-1] += pixels.size
+        for stored in track(regions.all(), "crop cache", pictures, console=Console(stderr=True), disable=quiet, transient=True):
+            if stored.error is not None:
+                broken[stored.key] = stored.error
+            for i, place, pixels in stored.persons:
+                if out is None or shards[-1] + pixels.size > SHARD_BYTES:
+                    if out is not None:
+                        out.close()
+                    shards.append(0)
+                    out = open(aside / _shard(len(shards) - 1), "wb")
+                index[i] = Row(shard=len(shards) - 1, offset=shards[-1], crc32=zlib.crc32(pixels), **place)
+                out.write(pixels)
+                shards[-1] += pixels.size
     finally:
         if out is not None:
             out.close()
     np.save(aside / "index.npy", index)
     manifest = facts | {"index": zlib.crc32(index), "shards": shards, "broken": broken}
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-
-
-def _read(data: PoseData, key: str, broken: dict[str, str]) -> np.ndarray | None:
-    try:
-        return data.read(key)
-    except LowposeError as e:
-        broken[key] = str(e)
-        return None
-
-
-def _stored_region(image, sample: PersonSample, data: PoseData, settings, augment, config) -> tuple[dict[str, int], np.ndarray]:
-    """The place of a Row, in stored pixels, and the contiguous pixels."""
-    f = _reduction_factor(sample, settings, augment) if config.reduced else 1
-    image = block_mean(image, f)
-    height, width = image.shape[:2]
-    region = largest_region(sample, data.skeleton, settings.size, settings.padding, augment) / f
-    x0, y0 = (int(v) for v in np.clip(np.floor(region[:2]), 0, [max(width - 1, 0), max(height - 1, 0)]))
-    x1, y1 = (int(v) for v in np.clip(np.ceil(region[2:]), [x0 + 1, y0 + 1], [max(width, x0 + 1), max(height, y0 + 1)]))
-    pixels = np.ascontiguousarray(image[y0:y1, x0:x1])
-    place = {"x0": x0, "y0": y0, "width": pixels.shape[1], "height": pixels.shape[0], "factor": f}
-    return place | {"picture_width": width, "picture_height": height}, pixels
-
-
-def _reduction_factor(sample: PersonSample, settings: InputConfig, augment: AugmentConfig | None) -> int:
-    _, extent = crop_region(sample.box, settings.size, settings.padding)
-    closest = 1 - (augment.scale if augment else 0)
-    return max(1, int(extent[0] * closest / settings.size[0] / 2))
-
-
-def block_mean(image: np.ndarray, f: int) -> np.ndarray:
-    """(ceil(H / f), ceil(W / f), 3) uint8 means of f x f pixels; border blocks repeat the last pixel."""
-    if f == 1:
-        return image
-    h, w = image.shape[:2]
-    padded = np.pad(image, ((0, -h % f), (0, -w % f), (0, 0)), mode="edge")
-    blocks = padded.reshape(padded.shape[0] // f, f, padded.shape[1] // f, f, 3)
-    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8)

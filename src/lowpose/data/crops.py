@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowpose.config import AugmentConfig, InputConfig
+from lowpose.data._stored import block_mean
 from lowpose.data.augment import Draw, declared, draw_view, generator, recolour, view_keypoints
-from lowpose.data.cache import CropCache, block_mean
+from lowpose.data.cache import CropCache
 from lowpose.data.resample import cut, render
 from lowpose.errors import LowposeError
 from lowpose.geometry import Size, compose, scaling

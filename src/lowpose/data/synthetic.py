@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from lowpose.config import Strict, validate
 from lowpose.data._paint import paint
 from lowpose.data._people import Person, make_person
 from lowpose.data._scenes import Occluder, camera, draw_background, draw_occluder, shadow
@@ -23,6 +22,7 @@ from lowpose.errors import LowposeError, did_you_mean
 from lowpose.registry import register
 from lowpose.samples import PersonSample, PoseData
 from lowpose.skeletons import COCO17, Skeleton
+from lowpose.strict import Strict, validate
 
 SPLITS = {"train": 4000, "val": 500, "test": 500}
 PROTOCOLS = {"lsp14": "lsp", "mpii16": "mpii", "crowdpose14": "crowdpose"}

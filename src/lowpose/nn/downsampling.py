@@ -26,11 +26,11 @@ from timm.layers import AvgPool2dSame, Conv2dSame
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 
-from lowpose.config import Strict, validate
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.cost import macs_of
 from lowpose.nn.layers.lossless import FLIE, MGIL, SPD, Fusion, Light, SpaceToDepth, fitted
 from lowpose.nn.meta import meta_forward
+from lowpose.strict import Strict, validate
 
 SAME = (Conv2dSame, MaxPool2dSame, AvgPool2dSame)  # timm's: TensorFlow's padding
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)

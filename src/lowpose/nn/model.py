@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lowpose import registry
-from lowpose.config import RunConfig, validate
+from lowpose.config import RunConfig
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones import build_backbone
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
 from lowpose.nn.tokens import TokenEncoder
 from lowpose.skeletons import Skeleton
+from lowpose.strict import validate
 
 MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, grey levels
 STD = (58.395, 57.12, 57.375)

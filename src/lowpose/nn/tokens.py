@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from lowpose import registry
-from lowpose.config import TokensConfig, validate
+from lowpose.config import TokensConfig
 from lowpose.errors import LowposeError
 from lowpose.nn.layers.token_output import initialise_tokens
 from lowpose.nn.mixers.base import Mixer, TokenGrid
+from lowpose.strict import validate
 
 CPU_TOKENS = 2176  # of width 192: about as many stay in a CPU's cache from layer to layer (8 pictures of 272 tokens, 2 of 1,040)
 

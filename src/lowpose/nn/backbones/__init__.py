@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowpose.config import ModelConfig, validate
+from lowpose.config import ModelConfig
 from lowpose.errors import LowposeError
 from lowpose.nn.backbones.timm_features import create_body, first_line
 from lowpose.nn.backbones.weights import load_weights
 from lowpose.nn.downsampling import DownsamplingConfig, Replaced, replace
 from lowpose.nn.layers.deconv import deconv_neck
 from lowpose.nn.meta import meta_forward
+from lowpose.strict import validate
 
 TARGET_STRIDE = 4  # where the neck stops: the stride of the published pose networks
 

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowpose import registry
-from lowpose.config import Strict, validate
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.heads.base import Outputs, Term
 from lowpose.nn.model import PoseModel
+from lowpose.strict import Strict, validate
 
 FEATURE = "feature"  # names of what the head reads among a model's outputs (PoseModel.forward)
 TOKENS = "keypoint_tokens"

@@ -19,10 +19,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from lowpose.config import Strict
 from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.distill.base import Distillers
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 SCHEDULES = {
     "linear": lambda done: done,

@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead, overlap
 from lowpose.nn.layers.token_output import token_output
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 def _odd(value: int | None) -> int | None:

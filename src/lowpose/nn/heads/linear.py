@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.nn.heads.base import Outputs, Term
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 if TYPE_CHECKING:
     from lowpose.loader import PictureBatch

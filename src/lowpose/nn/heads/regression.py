@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
 from lowpose.nn.layers.precision import at_least_float32, full_precision
 from lowpose.nn.layers.token_output import token_output
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 SIGMA = 2.0  # cells, of the Gaussian that teaches the score
 

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead, mass_near
 from lowpose.nn.layers.token_output import initialise_tokens
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 class SimCCConfig(Strict):

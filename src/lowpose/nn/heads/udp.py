@@ -22,10 +22,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.nn.heads.base import Decoded, Outputs, PoseHead
 from lowpose.nn.heads.heatmap import blur, find_peak, pick, relative_mass, to_pixels
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 class UDPConfig(Strict):

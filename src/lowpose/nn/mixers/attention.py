@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.errors import LowposeError
 from lowpose.nn.layers.precision import full_precision
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 class AttentionConfig(Strict):

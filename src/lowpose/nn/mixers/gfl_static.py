@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowpose.config import Strict
 from lowpose.nn.mixers.base import Mixer, TokenGrid
 from lowpose.nn.mixers.layout import Arrangement, Layout
 from lowpose.nn.mixers.spectra import Spectrum, Way, make_spectrum, resize_filter
 from lowpose.registry import register
+from lowpose.strict import Strict
 
 
 class FilterConfig(Strict):
