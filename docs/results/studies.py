@@ -36,9 +36,7 @@ MGIL = {  # rows of its Table 5, and ours
     "wide": "control: plain HRNet-W18",
     "enlarged": "control: plain, crops enlarged twice",
     "cdkd": "CDKD",
-    "projector": "SimCC taught by one projector",
     "mgil-cdkd": "MGIL taught by CDKD",
-    "mgil-projector": "MGIL taught by one projector",
 }
 MIXERS = {
     "attention": "attention",
@@ -163,7 +161,7 @@ def mgil(folder: Path) -> dict[str, str]:
     return {
         "screen_32": comparison(folder / "screen_32.json", sized(MGIL, 32, *screen), costs),
         "compare_32": comparison(folder / "compare_32.json", sized(MGIL, 32, *seeds)),
-        "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-projector")),
+        "compare_64": comparison(folder / "compare_64.json", sized(MGIL, 64, "simcc", "mgil", "mgil-cdkd")),
         "cifar": comparison(folder / "cifar.json", CIFAR, lacking="top-1"),
     }
 
