@@ -20,7 +20,8 @@ from lowpose.geometry import crop_region
 from lowpose.samples import PersonSample, PoseData
 
 MANY = 500  # pictures; fewer are read before processes have begun
-AHEAD = 64  # pictures of each process whose pixels may wait in memory
+AHEAD = 32  # pictures of each process whose pixels may wait in memory
+MOST = 8  # processes; a container may see more cores than it may use
 
 
 @dataclass
@@ -66,13 +67,14 @@ class Regions:
         place = {"x0": x0, "y0": y0, "width": pixels.shape[1], "height": pixels.shape[0], "factor": f}
         return place | {"picture_width": width, "picture_height": height}, pixels
 
-    def all(self) -> Iterator[Stored]:
+    def read_all(self) -> Iterator[Stored]:
         """Every picture, in the order of their names.
 
         Raises: LowposeError if a process that read pictures was ended.
         """
-        keys, processes = list(self.persons), len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-        # a script without a guard of its main part could not start processes otherwise than by a fork
+        keys = list(self.persons)
+        # only by a fork: a script without a guard of its main part could not start processes otherwise
+        processes = min(len(os.sched_getaffinity(0)), MOST) if sys.platform == "linux" else 1
         if len(keys) < MANY or processes == 1 or multiprocessing.current_process().daemon:
             yield from map(self, keys)
             return
@@ -81,7 +83,7 @@ class Regions:
             block = AHEAD * processes
             try:
                 for first in range(0, len(keys), block):
-                    yield from pool.map(_region_of, keys[first : first + block], chunksize=8)
+                    yield from pool.map(_region_of, keys[first : first + block], chunksize=4)
             except BrokenProcessPool:
                 raise LowposeError("crop cache: a process that read pictures was ended, perhaps for want of memory") from None
 

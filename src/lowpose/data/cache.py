@@ -200,7 +200,9 @@ def _write(
     shards: list[int] = []
     out = None
     try:
-        for stored in track(regions.all(), "crop cache", pictures, console=Console(stderr=True), disable=quiet, transient=True):
+        for stored in track(
+            regions.read_all(), "crop cache", pictures, console=Console(stderr=True), disable=quiet, transient=True
+        ):
             if stored.error is not None:
                 broken[stored.key] = stored.error
             for i, place, pixels in stored.persons:
