@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -192,15 +193,30 @@ def build(data, directory, barrier, results):
     barrier.wait()
     cache = open_cache(data, InputConfig(size=(48, 64)), AUGMENT, CacheConfig(dir=str(directory)))
     crops = CropReader(blind(data), InputConfig(size=(48, 64)), None, 0, cache)
+    time.sleep(0.12)
     results.put([int(crops.crop(i).image.sum()) for i in range(len(data))])
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_two_processes_build_one_good_cache(pictures, tmp_path, damaged):
+def test_three_processes_build_one_good_cache(pictures, tmp_path, monkeypatch, damaged):
+    context = multiprocessing.get_context("fork")
     if damaged:
+        remove, turn = shutil.rmtree, context.Value("i", 0)
+
+        def slowly(folder, **more):
+            """One after the other, so that who comes later meets what the first has made, and with time to miss it."""
+            if ".building-" in folder.name:
+                return remove(folder, **more)
+            with turn:
+                turn.value += 1
+                mine = turn.value
+            time.sleep(0.2 * (mine - 1))
+            remove(folder, **more)
+            time.sleep(0.15)
+
+        monkeypatch.setattr(cache_module.shutil, "rmtree", slowly)
         shard = opened(pictures, tmp_path).folder / "shard-000.bin"
         shard.write_bytes(b"short")
-    context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
     started = [context.Process(target=build, args=(pictures, tmp_path / "cache", barrier, results)) for _ in range(3)]
     for process in started:

@@ -19,11 +19,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import secrets
 import shutil
 import sys
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +39,11 @@ from lowpose.data._stored import MANY, Regions
 from lowpose.data.resample import Window, cut
 from lowpose.errors import LowposeError
 from lowpose.samples import PoseData
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 VERSION = 2
 SHARD_BYTES = 256 << 20
@@ -175,18 +182,34 @@ def _build(
     try:
         aside.mkdir(parents=True, exist_ok=True)
         _write(aside, facts, data, settings, augment, config)
-        if folder.exists() and _open(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            aside.rename(folder)
-        except OSError:  # another process was quicker; its cache is the same
-            if _open(folder) is None:
-                raise
+        with _alone(folder.parent):  # or a good cache that another process has just put there could be removed
+            if folder.exists() and _open(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                aside.rename(folder)
+            except OSError:  # another process was quicker; its cache is the same
+                if _open(folder) is None:
+                    raise
     except OSError as e:
         raise LowposeError(f"{folder}: the crop cache cannot be written ({e.strerror or e})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return CropCache(folder)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Others that replace a cache in `root` wait, where the system has locks."""
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _write(
