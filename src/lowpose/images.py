@@ -30,6 +30,14 @@ _STANDALONE = {0x00, 0xFF, 0x01, *range(0xD0, 0xD8)}  # bytes after 0xFF that st
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that start a frame
 
 
+def one_thread(*_: object) -> None:
+    """The first thing that a process begun by a fork does.
+
+    OpenCV's threads do not outlive a fork, and a lock that one of them held would never be given back.
+    """
+    cv2.setNumThreads(0)
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB. Raises: LowposeError naming a file that is missing, empty, truncated or no picture."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from lowpose.data.augment import generator
 from lowpose.data.crops import Crop, CropReader
 from lowpose.data.pictures import Picture, PictureReader
 from lowpose.errors import LowposeError
+from lowpose.images import one_thread
 
 
 @dataclass
@@ -158,14 +158,9 @@ def _loader(reader: Reader, batches, workers: int, pin: bool = False, beside: Be
         num_workers=workers,
         collate_fn=together,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         generator=own,
     )
-
-
-def _one_thread(worker: int) -> None:
-    # OpenCV's threads do not outlive a fork, and a lock that one of them held would never be given back
-    cv2.setNumThreads(0)
 
 
 def evaluation_batches(reader: Reader, batch_size: int, workers: int = 0, epoch: int = 0) -> DataLoader:

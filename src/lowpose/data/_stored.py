@@ -10,13 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from lowpose.config import AugmentConfig, InputConfig
 from lowpose.data.augment import largest_region
 from lowpose.errors import LowposeError
 from lowpose.geometry import crop_region
+from lowpose.images import one_thread
 from lowpose.samples import PersonSample, PoseData
 
 MANY = 500  # pictures; fewer are read before processes have begun
@@ -93,8 +93,7 @@ _regions: Callable[[str], Stored]  # of a process that reads pictures
 
 def _begin(regions: Regions) -> None:
     global _regions
-    # OpenCV's threads do not outlive a fork, and a lock that one of them held would never be given back
-    cv2.setNumThreads(0)
+    one_thread()
     _regions = regions
 
 
