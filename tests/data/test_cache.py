@@ -193,7 +193,7 @@ def build(data, directory, barrier, results):
     barrier.wait()
     cache = open_cache(data, InputConfig(size=(48, 64)), AUGMENT, CacheConfig(dir=str(directory)))
     crops = CropReader(blind(data), InputConfig(size=(48, 64)), None, 0, cache)
-    time.sleep(0.12)
+    time.sleep(0.12)  # pixels are mapped when they are first needed; no other process may have removed them by then
     results.put([int(crops.crop(i).image.sum()) for i in range(len(data))])
 
 

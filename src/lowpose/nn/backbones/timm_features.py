@@ -17,8 +17,10 @@ from lowpose.errors import LowposeError, did_you_mean
 from lowpose.nn.backbones.hrnet import HRNetPose
 
 # what `model.options` may not say: how timm makes a model, the size and form of its pictures and maps, its classification part
-NO_OPTIONS = {*signature(timm.create_model).parameters, "features_only", "feature_cfg", "out_indices", "img_size", "in_chans"} | {
-    *("num_classes", "global_pool", "drop_rate", "output_fmt")
+NO_OPTIONS = {
+    *signature(timm.create_model).parameters,
+    *("features_only", "feature_cfg", "out_indices", "output_fmt", "img_size", "in_chans"),
+    *("num_classes", "global_pool", "drop_rate"),
 }
 
 
