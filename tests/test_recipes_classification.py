@@ -152,4 +152,5 @@ def test_the_recipes_of_the_study_differ_in_the_down_sampling_alone():
     for config in (spd, mgil):
         assert config.model_dump(exclude={"name", "model"}) == plain.model_dump(exclude={"name", "model"})
         assert config.model.model_copy(update={"downsampling": None}) == plain.model
-    assert plain.model == load_config("cifar-10/plain_resnet-18_32").model and plain.data.kind == "folder"
+    full = load_config("cifar-10/plain_resnet-18_32").model
+    assert plain.model == full.model_copy(update={"options": {"channels": [16, 32, 64, 128]}}) and plain.data.kind == "folder"
