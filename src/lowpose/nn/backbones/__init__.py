@@ -14,7 +14,7 @@ from lowpose.nn.backbones.timm_features import create_body, first_line
 from lowpose.nn.backbones.weights import load_weights
 from lowpose.nn.downsampling import DownsamplingConfig, Replaced, replace
 from lowpose.nn.layers.deconv import deconv_neck
-from lowpose.nn.meta import meta_forward
+from lowpose.nn.meta import meta_call, meta_forward
 from lowpose.strict import validate
 
 TARGET_STRIDE = 4  # where the neck stops: the stride of the published pose networks
@@ -38,8 +38,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.neck, self.enlarge = body, neck, enlarge
         inside = enlarged(size, enlarge)
-        _, *inner = output_shape(body, inside)
-        self.channels, *outer = output_shape(nn.Sequential(body, neck), inside)
+        channels, *inner = output_shape(body, inside)
+        _, self.channels, *sides = meta_call(neck, (1, channels, *inner[::-1])).shape
+        outer = sides[::-1]
         covered = [_covered(*sides, body.reduction) for sides in zip(inside, inner, outer, strict=True)]
         self.feature_size = (covered[0], covered[1])
         self._cut = covered != outer
