@@ -147,10 +147,12 @@ STUDY = Path(__file__).resolve().parents[1] / "docs" / "studies" / "mgil"
 
 @pytest.mark.skipif(not STUDY.is_dir(), reason="no docs beside the tests")
 def test_the_recipes_of_the_study_differ_in_the_down_sampling_alone():
-    plain, spd, mgil = (load_config(STUDY / f"cifar_{name}.yaml") for name in ("plain", "spd", "mgil"))
+    plain, spd, mgil, wide = (load_config(STUDY / f"cifar_{name}.yaml") for name in ("plain", "spd", "mgil", "wide"))
     assert [c.model.downsampling and c.model.downsampling["name"] for c in (plain, spd, mgil)] == [None, "spd", "mgil"]
-    for config in (spd, mgil):
+    for config in (spd, mgil, wide):
         assert config.model_dump(exclude={"name", "model"}) == plain.model_dump(exclude={"name", "model"})
+    for config in (spd, mgil):
         assert config.model.model_copy(update={"downsampling": None}) == plain.model
+    assert wide.model == plain.model.model_copy(update={"options": {"channels": [24, 48, 96, 192]}})
     full = load_config("cifar-10/plain_resnet-18_32").model
     assert plain.model == full.model_copy(update={"options": {"channels": [16, 32, 64, 128]}}) and plain.data.kind == "folder"

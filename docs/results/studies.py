@@ -62,7 +62,12 @@ ACROSS = {  # students of 32 pixels, whose grid is not the teacher's
     "across-kd-sape": "taught; keypoint tokens, marginals and visual tokens by SAPE",
     "across-kd": "taught; keypoint tokens and marginals",
 }
-CIFAR = {"cifar_plain": "ResNet-18 (baseline)", "cifar_spd": "SPD", "cifar_mgil": "MGIL"}
+CIFAR = {
+    "cifar_plain": "ResNet-18 (baseline)",
+    "cifar_spd": "SPD",
+    "cifar_mgil": "MGIL",
+    "cifar_wide": "control: plain, half again as wide",
+}
 
 
 def comparison(path: Path, rows: dict[str, str], costs: Path | None = None, lacking: str = METRICS[0]) -> str:
