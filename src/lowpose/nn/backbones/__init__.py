@@ -39,8 +39,8 @@ class Backbone(nn.Module):
         self.body, self.neck, self.enlarge = body, neck, enlarge
         inside = enlarged(size, enlarge)
         channels, *inner = output_shape(body, inside)
-        _, self.channels, *sides = meta_call(neck, (1, channels, *inner[::-1])).shape
-        outer = sides[::-1]
+        _, self.channels, height, width = meta_call(neck, (1, channels, *inner[::-1])).shape
+        outer = [width, height]
         covered = [_covered(*sides, body.reduction) for sides in zip(inside, inner, outer, strict=True)]
         self.feature_size = (covered[0], covered[1])
         self._cut = covered != outer
