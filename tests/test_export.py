@@ -29,8 +29,8 @@ from lowpose.skeletons import LSP14  # noqa: E402
 RESNET = {"backbone": "resnet10t", "pretrained": "none", "deconv": [16, 16, 16]}
 HRNET = {"backbone": "hrnet_w18_small", "pretrained": "none"}
 CASES = {f"{head}-resnet-48x64": (head, RESNET, (48, 64), True) for head in registry.names("head")}
-CASES |= {"simcc-hrnet-32": ("simcc", HRNET, (32, 32), False)}
-CASES |= {"simcc-resnet-32-enlarged": ("simcc", RESNET | {"enlarge": 2}, (32, 32), False)}
+CASES |= {f"{head}-hrnet-32": (head, HRNET, (32, 32), False) for head in ("heatmap", "simcc")}
+CASES |= {"simcc-hrnet-32-enlarged": ("simcc", HRNET | {"enlarge": 2}, (32, 32), False)}
 BOXES = [[20, 10, 40, 60], [-12.5, 30, 50, 61], [90, -20, 60, 70], [0, 0, 120, 100], [55.25, 60.5, 9, 21]]
 
 

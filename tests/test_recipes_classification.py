@@ -146,7 +146,7 @@ STUDY = Path(__file__).resolve().parents[1] / "docs" / "studies" / "mgil"
 
 
 @pytest.mark.skipif(not STUDY.is_dir(), reason="no docs beside the tests")
-def test_the_recipes_of_the_study_differ_in_the_down_sampling_alone():
+def test_the_recipes_of_the_study_differ_in_what_they_compare():
     plain, spd, mgil, wide = (load_config(STUDY / f"cifar_{name}.yaml") for name in ("plain", "spd", "mgil", "wide"))
     assert [c.model.downsampling and c.model.downsampling["name"] for c in (plain, spd, mgil)] == [None, "spd", "mgil"]
     for config in (spd, mgil, wide):
